@@ -1,0 +1,1 @@
+"""Headrace: an inference serving engine for language models."""

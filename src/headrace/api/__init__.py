@@ -1,0 +1,1 @@
+"""HTTP: OpenAI-compatible routes, auth, limits, streaming, metrics. No torch."""

@@ -1,0 +1,1 @@
+"""HOW a step runs: executors, batch layout, the tensors behind the block ids."""

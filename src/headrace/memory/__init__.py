@@ -1,0 +1,1 @@
+"""WHERE the state of sequences lives: block pool and prefix tree. Standard library only."""

@@ -1,0 +1,1 @@
+"""Architectures, weight files, tokenizers, chat templates, where models come from."""

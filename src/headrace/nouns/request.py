@@ -1,0 +1,56 @@
+"""Request: what a client asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from headrace.nouns.errors import InvalidRequest
+from headrace.nouns.sampling_params import SamplingParams
+
+MAX_N = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Latency targets in seconds: time to first token, time per output token, and a deadline.
+
+    ``deadline`` is an absolute time on the engine's clock. None means: no target.
+    """
+
+    ttft: float | None = None
+    tpot: float | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A prompt, how to continue it, and on whose behalf.
+
+    ``prompt`` are token ids. ``max_tokens`` is the resolved bound on output tokens (the engine
+    fills it from ``params`` and the context length). ``eos_ids`` are the model's end tokens, empty
+    when the client asked to ignore them. ``seed`` is always set: random draws depend on it, the
+    sequence's index and the token's position only, never on the batch.
+    A lower ``priority`` number is served first. ``tenant`` also salts the prefix cache.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    params: SamplingParams = field(default_factory=SamplingParams)
+    n: int = 1
+    arrival: float = 0.0
+    seed: int = 0
+    eos_ids: frozenset[int] = frozenset()
+    tenant: str = "default"
+    priority: int = 0
+    targets: Targets = Targets()
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise InvalidRequest("the prompt has no tokens; give at least one", "prompt")
+        if not 1 <= self.n <= MAX_N:
+            raise InvalidRequest(f"n is {self.n}; it must be in [1, {MAX_N}]", "n")
+        if self.max_tokens < 1:
+            raise InvalidRequest(
+                f"max_tokens is {self.max_tokens}; it must be at least 1", "max_tokens"
+            )

@@ -1,0 +1,1 @@
+"""WHAT runs next: queue order, admission, batching, preemption. Standard library only."""

@@ -1,0 +1,1 @@
+"""Virtual clock and simulated executor: the same engine without a model."""

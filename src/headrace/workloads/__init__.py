@@ -1,0 +1,1 @@
+"""Traces, arrival processes, targets, goodput metrics, the load generator, plots."""

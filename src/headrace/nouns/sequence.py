@@ -43,12 +43,14 @@ class Sequence:
     A sequence wants to compute ``len(tokens) - computed`` tokens; when none is left uncomputed
     the next one is sampled. Prefill, decode and recomputation after a preemption differ in that
     number only. ``blocks`` are the ids of the cache blocks that hold its state, in order.
+    ``ticket`` numbers sequences in the order the scheduler met them, to break ties.
     ``cached`` counts prompt tokens whose state was found in the cache at the first admission.
     """
 
     request: Request
     index: int
     tokens: list[int]
+    ticket: int = 0
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     status: Status = Status.WAITING

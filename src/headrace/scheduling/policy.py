@@ -1,0 +1,114 @@
+"""The four policies a scheduler is composed of, as protocols, and what they may look at.
+
+Each policy answers one question. All of them are deterministic functions of what they are given;
+none reads a clock. Third parties register their own through entry points (see ``registry``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from headrace.nouns.sequence import Sequence, Wait
+
+Rank = Callable[[Sequence], Any]
+
+
+class OrderPolicy(Protocol):
+    """Who is next in the queue?"""
+
+    dynamic: bool
+    """True if keys change while sequences wait, so that the queue is sorted for every plan."""
+
+    def key(self, seq: Sequence, now: float) -> Any:
+        """Sort key; the smallest is served first. Ties go to the lower ticket.
+
+        Also ranks running sequences: when memory is short, larger keys yield first.
+        """
+        ...
+
+
+class MemoryView(Protocol):
+    """What an admission policy may ask of the memory, in blocks."""
+
+    @property
+    def total(self) -> int: ...
+
+    @property
+    def available(self) -> int: ...
+
+    def blocks_for(self, tokens: int) -> int: ...
+
+    def missing(self, seq: Sequence, upto: int) -> int: ...
+
+    def cost(self, seq: Sequence, upto: int) -> int: ...
+
+
+class AdmissionPolicy(Protocol):
+    """May this sequence start now?"""
+
+    def refusal(self, seq: Sequence, running: list[Sequence], memory: MemoryView) -> str | None:
+        """None to admit, otherwise the reason to wait (a short clause for people to read).
+
+        Must admit when nothing is running: the scheduler accepts only sequences that fit alone.
+        """
+        ...
+
+
+class PlanningRound(Protocol):
+    """What a batching policy may do while a step is planned."""
+
+    budget: int
+    """Tokens that a step should compute at most."""
+    limit: int
+    """Tokens that a step can compute at most (the executor's workspace)."""
+    spent: int
+    """Tokens scheduled in this round so far."""
+    max_sequences: int
+
+    def running(self) -> list[Sequence]:
+        """Started sequences that may be scheduled, best rank first."""
+        ...
+
+    def take(self, seq: Sequence, length: int) -> bool:
+        """Computes the next ``length`` tokens of a running sequence in this step.
+
+        Makes room by preempting worse-ranked sequences if it must. False if the sequence itself
+        had to yield or has yielded before in this round.
+        """
+        ...
+
+    def admit(self, wait_for_prefix: bool = True) -> Sequence | None:
+        """Starts the next sequence of the queue, or None when none may start now.
+
+        With ``wait_for_prefix`` a sequence whose next blocks another one is computing is passed
+        over until they are ready.
+        """
+        ...
+
+    def pad(self, rows: int) -> None:
+        """Adds rows that are computed and thrown away."""
+        ...
+
+    def hold(self, cause: Wait, detail: str) -> None:
+        """States why the queue's head waits, when the policy itself is the reason."""
+        ...
+
+
+class BatchingPolicy(Protocol):
+    """How is this step's token budget spent?"""
+
+    def fill(self, round: PlanningRound) -> str:
+        """Schedules slices through ``round``; returns the reason for the step's shape."""
+        ...
+
+
+class PreemptionPolicy(Protocol):
+    """Memory is short: who yields?
+
+    The victim's blocks are released; it returns to the queue and is computed again later.
+    """
+
+    def victim(self, candidates: list[Sequence], needy: Sequence, rank: Rank) -> Sequence:
+        """One of ``candidates`` (never empty; ``needy`` is among them)."""
+        ...

@@ -1,0 +1,168 @@
+"""Round: one planning round, the desk at which a batching policy works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from headrace.memory.sequence_memory import Copy, SequenceMemory
+from headrace.nouns.event import Event, Kind, Sink
+from headrace.nouns.sequence import Sequence, Status, Wait
+from headrace.nouns.step import Slice
+from headrace.scheduling.policy import AdmissionPolicy, PreemptionPolicy, Rank
+from headrace.scheduling.queue import WaitingQueue
+
+# Sequences waiting for a prefix are passed over; this bounds how many are looked at per round.
+LOOK_AHEAD = 256
+
+
+class Round:
+    """Implements ``PlanningRound`` on the scheduler's running set, queue and memory.
+
+    Moves sequences between them as it goes; a sequence that yields loses its slice.
+    """
+
+    def __init__(
+        self,
+        *,
+        now: float,
+        step_id: int,
+        budget: int,
+        limit: int,
+        max_sequences: int,
+        running: dict[Sequence, None],
+        in_flight: set[Sequence],
+        queue: WaitingQueue,
+        memory: SequenceMemory,
+        admission: AdmissionPolicy,
+        preemption: PreemptionPolicy,
+        rank: Rank,
+        leader: Callable[[Sequence], Sequence],
+        emit: Sink,
+    ) -> None:
+        self.now, self.step_id = now, step_id
+        self.budget, self.limit, self.max_sequences = budget, limit, max_sequences
+        self.spent = 0
+        self.padding = 0
+        self.slices: dict[Sequence, Slice] = {}
+        self.copies: dict[Sequence, list[Copy]] = {}
+        self._running, self._in_flight, self._queue = running, in_flight, queue
+        self._memory, self._admission, self._preemption = memory, admission, preemption
+        self._rank, self._leader, self._emit = rank, leader, emit
+        self._yielded = False
+        self._position = 0  # queue entries before it wait for a prefix
+
+    def running(self) -> list[Sequence]:
+        return sorted((s for s in self._running if s not in self._in_flight), key=self._rank)
+
+    def take(self, seq: Sequence, length: int) -> bool:
+        length = min(length, seq.uncomputed, self.limit - self.spent)
+        if seq.status is not Status.RUNNING or length < 1 or seq in self.slices:
+            return False
+        while (copies := self._memory.grow(seq, seq.computed + length)) is None:
+            candidates = [s for s in self._running if s not in self._in_flight]
+            victim = self._preemption.victim(candidates, seq, self._rank)
+            self._preempt(victim, seq)
+            if victim is seq:
+                return False
+        if copies:
+            self.copies[seq] = copies
+        end = seq.computed + length
+        self.slices[seq] = Slice(seq, seq.computed, length, end == len(seq.tokens))
+        self.spent += length
+        if seq.wait is not None:
+            seq.set_wait(None, self.now)
+        return True
+
+    def admit(self, wait_for_prefix: bool = True) -> Sequence | None:
+        while self._position < min(len(self._queue), LOOK_AHEAD):
+            seq = self._queue[self._position]
+            blocked = self._obstacle(seq, wait_for_prefix)
+            if blocked is None:
+                self._queue.pop(self._position)
+                self._start(seq)
+                return seq
+            cause, detail = blocked
+            self._explain(seq, cause, detail)
+            if cause is not Wait.PREFIX:
+                return None
+            self._position += 1
+        return None
+
+    def pad(self, rows: int) -> None:
+        self.padding += max(0, min(rows, self.limit - self.spent - self.padding))
+
+    def hold(self, cause: Wait, detail: str) -> None:
+        if len(self._queue):
+            self._explain(self._queue[0], cause, detail)
+
+    def _obstacle(self, seq: Sequence, wait_for_prefix: bool) -> tuple[Wait, str] | None:
+        """Why ``seq`` may not start now, if it may not."""
+        if self._yielded:
+            return Wait.MEMORY, "a running sequence has just yielded for want of memory"
+        if len(self._running) >= self.max_sequences:
+            return Wait.BUDGET, f"all {self.max_sequences} sequence slots are taken"
+        if wait_for_prefix:
+            owner = self._memory.awaits(seq) or self._unready_leader(seq)
+            if owner is not None:
+                return Wait.PREFIX, f"request {owner.request.id} is computing a prefix it shares"
+        refusal = self._admission.refusal(seq, list(self._running), self._memory)
+        return None if refusal is None else (Wait.MEMORY, refusal)
+
+    def _unready_leader(self, seq: Sequence) -> Sequence | None:
+        """The sibling whose prompt state ``seq`` will share, while it is being computed."""
+        leader = self._leader(seq)
+        waits = leader is not seq and leader.status is Status.RUNNING and seq.output_len == 0
+        return leader if waits and leader.computed < seq.prompt_len else None
+
+    def _start(self, seq: Sequence) -> None:
+        leader = self._leader(seq)
+        forks = (
+            leader is not seq
+            and leader.status is Status.RUNNING
+            and leader.computed >= seq.prompt_len
+            and seq.output_len == 0
+        )
+        if forks:
+            found = self._memory.fork(leader, seq)
+        else:
+            found = self._memory.adopt(seq)
+        if seq.cached is None:
+            seq.cached = min(found, seq.prompt_len)
+        if seq.admitted_at is None:
+            seq.admitted_at = self.now
+        seq.status = Status.RUNNING
+        self._running[seq] = None
+        seq.set_wait(Wait.BUDGET, self.now, "admitted, not yet in a step")
+        reason = "shares its sibling's prompt" if forks else f"{found} tokens found in the cache"
+        data = {"found": found, "known": len(seq.tokens), "preemptions": seq.preemptions}
+        self._note(Kind.ADMITTED, seq, reason, data)
+
+    def _preempt(self, victim: Sequence, needy: Sequence) -> None:
+        lost = victim.computed
+        dropped = self.slices.pop(victim, None)
+        if dropped is not None:
+            self.spent -= dropped.length
+        self.copies.pop(victim, None)
+        self._memory.release(victim)
+        del self._running[victim]
+        victim.status = Status.WAITING
+        victim.preemptions += 1
+        detail = (
+            "it had the worst rank when its own growth found no free block"
+            if victim is needy
+            else f"request {needy.request.id} ranks before it and found no free block"
+        )
+        victim.set_wait(Wait.PREEMPTED, self.now, detail)
+        self._queue.push(victim, self.now)
+        self._yielded = True
+        self._note(Kind.PREEMPTED, victim, detail, {"lost": lost})
+
+    def _explain(self, seq: Sequence, cause: Wait, detail: str) -> None:
+        if seq.wait is not cause:
+            seq.set_wait(cause, self.now, detail)
+        else:
+            seq.wait_detail = detail
+
+    def _note(self, kind: Kind, seq: Sequence, reason: str, data: dict[str, int]) -> None:
+        event = Event(kind, self.now, seq.request.id, seq.index, self.step_id, reason, data)
+        self._emit(event)

@@ -1,0 +1,291 @@
+"""Scheduler: plans steps and takes in their results. Pure: no torch, no sockets, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.memory.sequence_memory import SequenceMemory
+from headrace.nouns.errors import ConfigError, ContextLengthExceeded, InvalidRequest
+from headrace.nouns.event import Event, Kind, Sink
+from headrace.nouns.request import Request
+from headrace.nouns.sequence import FinishReason, Sequence, Status, Wait
+from headrace.nouns.step import Sampled, Step, StepResult
+from headrace.scheduling.policy import (
+    AdmissionPolicy,
+    BatchingPolicy,
+    OrderPolicy,
+    PreemptionPolicy,
+)
+from headrace.scheduling.queue import WaitingQueue
+from headrace.scheduling.round import Round
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``token_budget`` is what a step should compute, ``step_tokens`` what it can at most.
+
+    ``sequences`` bounds how many run at once.
+    """
+
+    token_budget: int
+    step_tokens: int
+    sequences: int
+
+    def __post_init__(self) -> None:
+        for name in ("token_budget", "step_tokens", "sequences"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.step_tokens < max(self.token_budget, self.sequences):
+            raise ConfigError(
+                f"a step can compute {self.step_tokens} tokens, fewer than the token budget"
+                f" {self.token_budget} or the {self.sequences} sequences that may run at once;"
+                " lower those"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """A token that a sequence won in a step; it may have ended the sequence."""
+
+    sequence: Sequence
+    sampled: Sampled
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """The four small objects that make up a scheduler."""
+
+    order: OrderPolicy
+    admission: AdmissionPolicy
+    batching: BatchingPolicy
+    preemption: PreemptionPolicy
+
+
+class Scheduler:
+    """``plan`` makes the next step, ``commit`` takes in what became of it.
+
+    Live server and simulator run this very object. Several steps may be planned before the
+    first is committed (pipelines); a sequence is in at most one of them.
+    """
+
+    def __init__(
+        self, memory: SequenceMemory, policies: Policies, limits: Limits, emit: Sink
+    ) -> None:
+        self.memory = memory
+        self.limits = limits
+        self.waiting = WaitingQueue(policies.order)
+        self._policies = policies
+        self._emit = emit
+        self._groups: dict[str, list[Sequence]] = {}
+        self._running: dict[Sequence, None] = {}
+        self._in_flight: set[Sequence] = set()
+        self._tickets = 0
+        self._steps = 0
+
+    @property
+    def running(self) -> list[Sequence]:
+        return list(self._running)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._groups)
+
+    def sequences(self, request_id: str) -> list[Sequence]:
+        """The request's sequences; empty once all have ended."""
+        return list(self._groups.get(request_id, ()))
+
+    def add(self, request: Request, now: float) -> list[Sequence]:
+        """Queues a request. Raises InvalidRequest if it can never run or its id is in use."""
+        if request.id in self._groups:
+            raise InvalidRequest(f"request id {request.id!r} is in use; choose another", "id")
+        tokens = len(request.prompt) + request.max_tokens - 1  # the last one's state is not needed
+        need, total = self.memory.blocks_for(tokens), self.memory.total
+        if need > total:
+            message = (
+                f"prompt ({len(request.prompt)} tokens) and output (up to {request.max_tokens})"
+                f" need {need} cache blocks of {self.memory.block_size} tokens; there are {total}."
+                " Lower max_tokens or serve with a larger cache"
+            )
+            self._emit(Event(Kind.REFUSED, now, request.id, reason=message))
+            raise ContextLengthExceeded(message)
+        group = [Sequence.of(request, index) for index in range(request.n)]
+        self._groups[request.id] = group
+        for seq in group:
+            seq.ticket, seq.wait_since = self._tickets, now
+            self._tickets += 1
+            self.waiting.push(seq, now)
+        data = {"prompt": len(request.prompt), "max_tokens": request.max_tokens, "n": request.n}
+        ahead = len(self.waiting) - request.n
+        reason = f"{ahead} sequences wait already"
+        self._emit(Event(Kind.ARRIVED, now, request.id, reason=reason, data=data))
+        return group
+
+    def plan(self, now: float) -> Step | None:
+        """The next step, or None when nothing can be computed now."""
+        self.waiting.refresh(now)
+        round = self._round(now)
+        reason = self._policies.batching.fill(round)
+        if not round.slices:
+            return None
+        for seq in self._running:
+            if seq not in round.slices and seq not in self._in_flight and seq.wait is None:
+                seq.set_wait(Wait.BUDGET, now, f"the step's budget of {round.budget} is spent")
+        step = Step(
+            id=self._steps,
+            slices=tuple(round.slices.values()),
+            copies=tuple(copy for copies in round.copies.values() for copy in copies),
+            padding=round.padding,
+            budget=round.budget,
+            planned_at=now,
+            reason=reason,
+        )
+        self._steps += 1
+        self._in_flight.update(round.slices)
+        data = {
+            "slices": len(step.slices),
+            "tokens": step.tokens,
+            "padding": step.padding,
+            "waiting": len(self.waiting),
+            "running": len(self._running),
+            "free_blocks": self.memory.available,
+        }
+        self._emit(Event(Kind.PLANNED, now, step_id=step.id, reason=reason, data=data))
+        return step
+
+    def commit(self, step: Step, result: StepResult, now: float) -> list[Gain]:
+        """Books a step: state computed, tokens won, sequences ended. In the order of planning."""
+        assert result.step_id == step.id, "results come in the order of their steps"
+        gains: list[Gain] = []
+        for slice, sampled in zip(step.slices, self._sampled(step, result), strict=True):
+            seq = slice.sequence
+            self._in_flight.discard(seq)
+            if seq.finished:  # ended while in flight: its blocks waited for this moment
+                self._forget(seq)
+                continue
+            if result.error is None:
+                seq.computed = slice.end
+                self.memory.commit(seq)
+            if sampled is not None:
+                self._gain(seq, sampled, now)
+                gains.append(Gain(seq, sampled))
+        data = {"tokens": step.tokens, "elapsed": result.elapsed, "gains": len(gains)}
+        reason = result.error or step.reason
+        self._emit(Event(Kind.RAN, now, step_id=step.id, reason=reason, data=data))
+        return gains
+
+    def finish(
+        self,
+        seq: Sequence,
+        reason: FinishReason,
+        now: float,
+        stop_reason: int | str | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Ends a sequence for a reason found outside (a stop string, an abort)."""
+        if seq.finished:
+            return
+        if seq.status is Status.WAITING:
+            self.waiting.remove(seq, now)
+        else:
+            del self._running[seq]
+        seq.set_wait(None, now)
+        seq.status, seq.finish_reason, seq.finished_at = Status.FINISHED, reason, now
+        seq.stop_reason, seq.error = stop_reason, error
+        if seq not in self._in_flight:
+            self._forget(seq)
+        kind = Kind.ABORTED if reason is FinishReason.ABORT else Kind.FINISHED
+        self._emit(self._ended(kind, seq, now))
+
+    def abort(self, request_id: str, now: float, why: str) -> list[Sequence]:
+        """Ends all sequences of a request; returns those that had not ended before."""
+        ended = [seq for seq in self._groups.get(request_id, ()) if not seq.finished]
+        for seq in ended:
+            self.finish(seq, FinishReason.ABORT, now, error=why)
+        return ended
+
+    def check_integrity(self) -> None:
+        """Queue, running set, groups and memory agree with each other."""
+        waiting = list(self.waiting)
+        assert all(s.status is Status.WAITING and not s.blocks for s in waiting)
+        assert all(s.status is Status.RUNNING for s in self._running)
+        doomed = [s for s in self._in_flight if s.finished]
+        known = {s for group in self._groups.values() for s in group if not s.finished}
+        assert known == set(waiting) | set(self._running), "a sequence is lost or kept too long"
+        assert len(waiting) + len(self._running) == len(known), "a sequence is in two places"
+        assert all(
+            any(not s.finished for s in g) or set(g) & self._in_flight
+            for g in self._groups.values()
+        ), "an ended request is still known"
+        keys = [(self._policies.order.key(s, 0.0), s.ticket) for s in waiting]
+        assert self._policies.order.dynamic or keys == sorted(keys), "the queue is out of order"
+        self.memory.check_integrity([*self._running, *doomed])
+
+    def _round(self, now: float) -> Round:
+        order = self._policies.order
+
+        def rank(seq: Sequence) -> Any:
+            return (order.key(seq, now), seq.ticket)
+
+        return Round(
+            now=now,
+            step_id=self._steps,
+            budget=self.limits.token_budget,
+            limit=self.limits.step_tokens,
+            max_sequences=self.limits.sequences,
+            running=self._running,
+            in_flight=self._in_flight,
+            queue=self.waiting,
+            memory=self.memory,
+            admission=self._policies.admission,
+            preemption=self._policies.preemption,
+            rank=rank,
+            leader=lambda seq: self._groups[seq.request.id][0],
+            emit=self._emit,
+        )
+
+    @staticmethod
+    def _sampled(step: Step, result: StepResult) -> list[Sampled | None]:
+        """One entry per slice; a step that failed as a whole fails each of its sequences."""
+        if result.error is None:
+            return list(result.sampled)
+        return [Sampled(token=-1, error=result.error) for _ in step.slices]
+
+    def _gain(self, seq: Sequence, sampled: Sampled, now: float) -> None:
+        if sampled.error is not None:
+            self.finish(seq, FinishReason.ERROR, now, error=sampled.error)
+            return
+        token, request = sampled.token, seq.request
+        seq.tokens.append(token)
+        if seq.first_token_at is None:
+            seq.first_token_at = now
+            event = Event(Kind.FIRST_TOKEN, now, request.id, seq.index)
+            self._emit(event)
+        if token in request.eos_ids or token in request.params.stop_token_ids:
+            self.finish(seq, FinishReason.STOP, now, stop_reason=token)
+        elif seq.output_len >= request.max_tokens:
+            self.finish(seq, FinishReason.LENGTH, now)
+
+    def _forget(self, seq: Sequence) -> None:
+        self.memory.release(seq)
+        group = self._groups[seq.request.id]
+        if all(s.finished and s not in self._in_flight for s in group):
+            del self._groups[seq.request.id]
+
+    @staticmethod
+    def _ended(kind: Kind, seq: Sequence, now: float) -> Event:
+        assert seq.finish_reason is not None
+        data: dict[str, float | int | str] = {
+            "finish_reason": seq.finish_reason.value,
+            "prompt": seq.prompt_len,
+            "output": seq.output_len,
+            "cached": seq.cached or 0,
+            "preemptions": seq.preemptions,
+            "e2e": now - seq.request.arrival,
+        }
+        if seq.first_token_at is not None:
+            data["ttft"] = seq.first_token_at - seq.request.arrival
+        for cause, seconds in seq.waits.items():
+            data[f"wait_{cause.value}"] = seconds
+        reason = seq.error or seq.finish_reason.value
+        return Event(kind, now, seq.request.id, seq.index, reason=reason, data=data)

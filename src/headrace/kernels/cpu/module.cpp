@@ -1,0 +1,43 @@
+// Python bindings of the CPU extension. Every long call releases the interpreter's lock.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "features.hpp"
+#include "probes.hpp"
+
+namespace nb = nanobind;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+NB_MODULE(_cpu, m) {
+    m.doc() = "Operators and probes in C++ for CPUs.";
+
+    m.def("cpu_features", &headrace::cpu_features,
+          "Instruction sets that processor and operating system offer, named as in /proc/cpuinfo.");
+
+    m.def(
+        "stream_read",
+        [](Bytes data, int passes) {
+            if (passes < 1) throw std::invalid_argument("passes must be at least 1");
+            const uint8_t* start = data.data();
+            const size_t size = data.size();
+            nb::gil_scoped_release release;
+            return headrace::stream_read(start, size, passes);
+        },
+        nb::arg("data"), nb::arg("passes"),
+        "Read a one-dimensional uint8 array `passes` times; returns a checksum.");
+
+    m.def(
+        "fma_float32",
+        [](double operations) {
+            if (!(operations >= 1.0 && operations <= 1e15))
+                throw std::invalid_argument("operations must be in [1, 1e15]");
+            nb::gil_scoped_release release;
+            return headrace::fma_float32(operations);
+        },
+        nb::arg("operations"),
+        "Run about this many float32 operations in registers; returns how many were run.");
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,9 @@ class Gain:
 
     sequence: Sequence
     sampled: Sampled
+
+
+Stopper = Callable[[Sequence, Sampled], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +157,13 @@ class Scheduler:
         self._emit(Event(Kind.PLANNED, now, step_id=step.id, reason=reason, data=data))
         return step
 
-    def commit(self, step: Step, result: StepResult, now: float) -> list[Gain]:
-        """Books a step: state computed, tokens won, sequences ended. In the order of planning."""
+    def commit(
+        self, step: Step, result: StepResult, now: float, stopper: Stopper | None = None
+    ) -> list[Gain]:
+        """Books a step: state computed, tokens won, sequences ended. In the order of planning.
+
+        ``stopper`` is asked about each token won and returns the stop string it completed.
+        """
         assert result.step_id == step.id, "results come in the order of their steps"
         gains: list[Gain] = []
         for slice, sampled in zip(step.slices, self._sampled(step, result), strict=True):
@@ -167,7 +176,7 @@ class Scheduler:
                 seq.computed = slice.end
                 self.memory.commit(seq)
             if sampled is not None:
-                self._gain(seq, sampled, now)
+                self._gain(seq, sampled, now, stopper)
                 gains.append(Gain(seq, sampled))
         data = {"tokens": step.tokens, "elapsed": result.elapsed, "gains": len(gains)}
         reason = result.error or step.reason
@@ -251,7 +260,9 @@ class Scheduler:
             return list(result.sampled)
         return [Sampled(token=-1, error=result.error) for _ in step.slices]
 
-    def _gain(self, seq: Sequence, sampled: Sampled, now: float) -> None:
+    def _gain(
+        self, seq: Sequence, sampled: Sampled, now: float, stopper: Stopper | None
+    ) -> None:
         if sampled.error is not None:
             self.finish(seq, FinishReason.ERROR, now, error=sampled.error)
             return
@@ -263,6 +274,8 @@ class Scheduler:
             self._emit(event)
         if token in request.eos_ids or token in request.params.stop_token_ids:
             self.finish(seq, FinishReason.STOP, now, stop_reason=token)
+        elif stopper is not None and (matched := stopper(seq, sampled)) is not None:
+            self.finish(seq, FinishReason.STOP, now, stop_reason=matched)
         elif seq.output_len >= request.max_tokens:
             self.finish(seq, FinishReason.LENGTH, now)
 

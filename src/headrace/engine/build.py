@@ -1,0 +1,117 @@
+"""From a configuration to an engine on a real model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from headrace.engine.config import EngineConfig
+from headrace.engine.engine import Engine
+from headrace.engine.output import Output
+from headrace.memory.sequence_memory import SequenceMemory
+from headrace.nouns.clock import WallClock
+from headrace.nouns.event import Sink
+from headrace.nouns.sequence import Sequence
+from headrace.sampling.detokenizer import Detokenizer
+from headrace.scheduling.registry import create
+from headrace.scheduling.scheduler import Limits, Policies, Scheduler
+
+if TYPE_CHECKING:
+    from headrace.models.chat_template import ChatTemplate
+    from headrace.models.tokenizer import Tokenizer
+
+Report = Callable[[str], None]
+
+# Whole prompts are computed in one step by these policies, so the executor needs more room.
+WHOLE_PROMPTS = ("prefill-first", "static")
+WHOLE_PROMPT_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What callers need to know of the model served. ``created`` is in Unix seconds."""
+
+    name: str
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    max_context: int
+    eos_ids: frozenset[int]
+    vocab_size: int
+    dtype: str
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """An engine with what it was built from."""
+
+    engine: Engine
+    model: ModelInfo
+    total_blocks: int
+    block_size: int
+
+
+def policies(config: EngineConfig) -> Policies:
+    """The four policies that a configuration names. Raises ConfigError for unknown names."""
+    return Policies(
+        order=create("order", config.order),
+        admission=create("admission", config.admission),
+        batching=create("batching", config.batching),
+        preemption=create("preemption", config.preemption),
+    )
+
+
+def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
+    """Loads the model, sizes the memory, measures the token budget, composes the engine.
+
+    ``report`` gets a line for each choice made. Raises ModelError or ConfigError.
+    """
+    chosen = policies(config)  # before the slow part: a wrong name is known at once
+    from headrace.execution.build import build_executor, measure_budget
+    from headrace.models.loader import open_model
+    from headrace.models.source import resolve
+
+    files = open_model(resolve(config.model))
+    step_tokens = WHOLE_PROMPT_TOKENS if config.batching in WHOLE_PROMPTS else None
+    built = build_executor(
+        files,
+        dtype=config.dtype,
+        block_size=config.block_size,
+        cache_bytes=config.cache_bytes,
+        max_context=config.max_context,
+        max_sequences=config.max_sequences,
+        threads=config.threads,
+        report=report,
+    )
+    if config.token_budget is None:
+        measured = measure_budget(built, config.tpot_target)
+        budget, reason = measured.tokens, measured.reason
+    else:
+        budget, reason = config.token_budget, "set by the user"
+    report(f"token budget: {budget} a step ({reason})")
+    limits = Limits(
+        token_budget=budget,
+        step_tokens=max(budget, config.max_sequences, step_tokens or 0),
+        sequences=config.max_sequences,
+    )
+    memory = SequenceMemory(built.num_blocks, built.block_size, config.prefix_cache)
+    scheduler = Scheduler(memory, chosen, limits, emit)
+    tokenizer = files.tokenizer
+
+    def new_output(seq: Sequence) -> Output:
+        return Output(seq, Detokenizer(tokenizer.token_bytes, tokenizer.is_special))
+
+    engine = Engine(scheduler, built.executor, WallClock(), new_output)
+    model = ModelInfo(
+        name=files.name,
+        tokenizer=tokenizer,
+        chat_template=files.chat_template,
+        max_context=built.max_context,
+        eos_ids=files.eos_ids,
+        vocab_size=files.config.vocab_size,
+        dtype=built.dtype,
+        created=int(time.time()),
+    )
+    return BuiltEngine(engine, model, built.num_blocks, built.block_size)

@@ -1,0 +1,53 @@
+"""What a request waits for, in a form to be printed or sent."""
+
+from __future__ import annotations
+
+from headrace.nouns.event import Event
+from headrace.nouns.sequence import Sequence
+
+
+def explain(
+    request_id: str, sequences: list[Sequence], events: list[Event], now: float
+) -> dict[str, object] | None:
+    """State, waits in seconds by cause, and the events with their reasons.
+
+    ``sequences`` is empty for a request that has ended; then the events tell the rest. Times of
+    events are seconds before now.
+    """
+    if not sequences and not events:
+        return None
+    return {
+        "id": request_id,
+        "state": "active" if sequences else "ended",
+        "sequences": [_sequence(seq, now) for seq in sequences],
+        "events": [_event(event, now) for event in events],
+    }
+
+
+def _sequence(seq: Sequence, now: float) -> dict[str, object]:
+    waits = {cause.value: seconds for cause, seconds in seq.waits.items()}
+    if seq.wait is not None:
+        waits[seq.wait.value] = waits.get(seq.wait.value, 0.0) + now - seq.wait_since
+    return {
+        "index": seq.index,
+        "status": seq.status.value,
+        "prompt_tokens": seq.prompt_len,
+        "output_tokens": seq.output_len,
+        "computed_tokens": seq.computed,
+        "cached_tokens": seq.cached or 0,
+        "preemptions": seq.preemptions,
+        "waits_for": None if seq.wait is None else seq.wait.value,
+        "because": seq.wait_detail if seq.wait is not None else "",
+        "waited_seconds": waits,
+    }
+
+
+def _event(event: Event, now: float) -> dict[str, object]:
+    return {
+        "kind": event.kind.value,
+        "seconds_ago": now - event.time,
+        "sequence": event.index,
+        "step": event.step_id,
+        "reason": event.reason,
+        **event.data,
+    }

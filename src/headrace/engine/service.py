@@ -1,0 +1,382 @@
+"""EngineService: an engine on a thread of its own, for callers on any other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from headrace.engine.build import BuiltEngine, ModelInfo, build
+from headrace.engine.config import EngineConfig
+from headrace.engine.engine import Engine
+from headrace.engine.explanation import explain
+from headrace.engine.journal import Journal
+from headrace.engine.pace import Pace
+from headrace.engine.stream import AsyncStream, Mailbox
+from headrace.nouns.delta import Delta
+from headrace.nouns.errors import (
+    ContextLengthExceeded,
+    EngineStopped,
+    HeadraceError,
+    InvalidRequest,
+    QueueFull,
+)
+from headrace.nouns.event import Event, Kind, Sink
+from headrace.nouns.request import Request, Targets
+from headrace.nouns.sampling_params import SamplingParams
+from headrace.nouns.sequence import FinishReason
+
+log = logging.getLogger(__name__)
+
+REST = 1.0  # seconds idle before the integrity check
+HELD_BACK = 0.001
+
+OnDelta = Callable[[Delta], None]
+Report = Callable[[str], None]
+Builder = Callable[[EngineConfig, Sink, Report], BuiltEngine]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """A look at the service. Ages and durations in seconds; ``failure`` says what broke it."""
+
+    ready: bool
+    draining: bool
+    running: int
+    waiting: int
+    free_blocks: int
+    total_blocks: int
+    last_step_age: float | None
+    steps: int
+    failure: str | None
+
+
+@dataclass(slots=True)
+class _Client:
+    """Who listens to a request, and how many of its sequences have not ended."""
+
+    on_delta: OnDelta
+    open: int
+
+
+class EngineService:
+    """Loads a model and serves requests on its own thread; every method may be called anywhere.
+
+    Life: ``start`` -> ready -> ``drain`` -> ``close``. If the engine's own code fails, every open
+    request ends with an error and the service refuses further ones.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        sinks: Iterable[Sink] = (),
+        report: Report = log.info,
+        builder: Builder = build,
+    ) -> None:
+        self.config = config
+        self._report = report
+        self._builder = builder
+        self._journal, self._pace = Journal(), Pace()
+        self._sinks: tuple[Sink, ...] = (self._journal, self._pace, *sinks)
+        self._built: BuiltEngine | None = None
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._clients: dict[str, _Client] = {}
+        self._mailboxes: dict[asyncio.AbstractEventLoop, Mailbox] = {}
+        self._loaded = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._pending = 0  # requests accepted but not yet in the engine's queue
+        self._lock = threading.Lock()
+        self._draining = self._stopping = False
+        self._failure: BaseException | None = None
+        self._busy_since: float | None = None
+        self._last_step: float | None = None
+        self._thread = threading.Thread(target=self._run, name="headrace-engine", daemon=True)
+
+    # Life
+
+    def start(self) -> None:
+        """Returns at once; the model loads on the engine's thread."""
+        self._thread.start()
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Blocks until the model is loaded. Raises what loading raised, or TimeoutError."""
+        if not self._loaded.wait(timeout):
+            raise TimeoutError(f"the model was not loaded within {timeout} s")
+        if self._failure is not None:
+            raise self._failure
+
+    @property
+    def ready(self) -> bool:
+        return self._built is not None and self._failure is None and not self._draining
+
+    @property
+    def built(self) -> BuiltEngine:
+        """The engine and what it was built from. Raises EngineStopped before it is ready."""
+        if self._built is None:
+            raise EngineStopped("the model is not loaded yet; wait until /ready answers 200")
+        return self._built
+
+    @property
+    def model(self) -> ModelInfo:
+        return self.built.model
+
+    def drain(self, timeout: float) -> bool:
+        """Takes no new work and waits for the rest; aborts what is left after ``timeout``.
+
+        True if everything ended in time.
+        """
+        with self._lock:
+            self._draining = True
+        if not self._thread.is_alive() or self._idle.wait(timeout):
+            return True
+        self._inbox.put(lambda: self._abort_all("the server is shutting down"))
+        self._idle.wait(5.0)
+        return False
+
+    def close(self) -> None:
+        """Stops the thread; open requests are aborted."""
+        with self._lock:
+            self._draining = self._stopping = True
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._inbox.put(lambda: self._abort_all("the engine is closing"))
+            self._thread.join()
+
+    # Requests
+
+    def request(
+        self,
+        prompt_ids: Iterable[int],
+        params: SamplingParams,
+        *,
+        n: int = 1,
+        id: str | None = None,
+        tenant: str = "default",
+        priority: int = 0,
+        targets: Targets = Targets(),
+    ) -> Request:
+        """A request with its open ends resolved: id, seed, end tokens, most output tokens.
+
+        Raises InvalidRequest for tokens outside the vocabulary and ContextLengthExceeded when
+        the prompt leaves no room for output or ``max_tokens`` asks for more than is left.
+        """
+        built, model = self.built, self.model
+        prompt = tuple(prompt_ids)
+        for token in prompt:
+            if not 0 <= token < model.vocab_size:
+                raise InvalidRequest(
+                    f"prompt token {token} is outside the vocabulary of {model.vocab_size}",
+                    "prompt",
+                )
+        capacity = built.total_blocks * built.block_size
+        room = min(model.max_context, capacity + 1) - len(prompt)
+        if room < 1 or (params.max_tokens or 1) > room:
+            raise ContextLengthExceeded(
+                f"the prompt has {len(prompt)} tokens and asks for {params.max_tokens or 1} more;"
+                f" context length is {model.max_context} and the cache holds {capacity} tokens."
+                " Shorten the prompt or lower max_tokens"
+            )
+        return Request(
+            id=id or f"req-{secrets.token_hex(12)}",
+            prompt=prompt,
+            max_tokens=params.max_tokens or room,
+            params=params,
+            n=n,
+            arrival=built.engine.clock.now(),
+            seed=secrets.randbits(64) if params.seed is None else params.seed,
+            eos_ids=frozenset() if params.ignore_eos else model.eos_ids,
+            tenant=tenant,
+            priority=priority,
+            targets=targets,
+        )
+
+    def submit(self, request: Request, on_delta: OnDelta) -> None:
+        """Queues a request. ``on_delta`` is called on the engine's thread and must not block.
+
+        Raises EngineStopped, QueueFull or InvalidRequest at once.
+        """
+        built = self.built
+        with self._lock:
+            self._check_alive()
+            waiting = len(built.engine.scheduler.waiting) + self._pending
+            if waiting + request.n > self.config.max_queue:
+                now = built.engine.clock.now()
+                wait = max(1.0, self._pace.predicted_wait(waiting, now))
+                message = (
+                    f"{waiting} sequences wait already and the queue holds"
+                    f" {self.config.max_queue}; try again in {wait:.0f} s"
+                )
+                self._emit(Event(Kind.REFUSED, now, request.id, reason=message))
+                raise QueueFull(message, retry_after=wait)
+            if request.id in self._clients:
+                raise InvalidRequest(f"request id {request.id!r} is in use", "id")
+            self._clients[request.id] = _Client(on_delta, request.n)
+            self._pending += request.n
+            self._idle.clear()
+            self._inbox.put(lambda: self._add(request))
+
+    def stream(self, request: Request) -> AsyncStream:
+        """Queues a request and returns its deltas for the running event loop. As ``submit``."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            mailbox = self._mailboxes.setdefault(loop, Mailbox(loop))
+        stream = AsyncStream(request.id, request.n, self.abort)
+        self.submit(request, lambda delta: mailbox.post(stream, delta))
+        return stream
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request, if it has not ended; its memory is free within a step."""
+        self._inbox.put(lambda: self._abort(request_id, "the client went away"))
+
+    # Looking in
+
+    def status(self) -> ServiceStatus:
+        built, now = self._built, time.monotonic()
+        busy = self._busy_since
+        failure = None if self._failure is None else str(self._failure)
+        if failure is None and busy is not None and now - busy > self.config.watchdog:
+            failure = f"a step has been running for {now - busy:.0f} s; the engine hangs"
+        scheduler = None if built is None else built.engine.scheduler
+        return ServiceStatus(
+            ready=self.ready and failure is None,
+            draining=self._draining,
+            running=0 if scheduler is None else len(scheduler.running),
+            waiting=0 if scheduler is None else len(scheduler.waiting) + self._pending,
+            free_blocks=0 if scheduler is None else scheduler.memory.available,
+            total_blocks=0 if scheduler is None else scheduler.memory.total,
+            last_step_age=None if self._last_step is None else now - self._last_step,
+            steps=0 if built is None else built.engine.steps,
+            failure=failure,
+        )
+
+    def explain(self, request_id: str) -> dict[str, object] | None:
+        """What a request waits or waited for, how long and why; None if it is not known."""
+        built = self._built
+        if built is None:
+            return None
+        sequences = built.engine.scheduler.sequences(request_id)
+        events = self._journal.events(request_id)
+        return explain(request_id, sequences, events, built.engine.clock.now())
+
+    def add_sink(self, sink: Sink) -> None:
+        """Events from now on go to ``sink`` too, on the engine's thread."""
+        self._sinks = (*self._sinks, sink)
+
+    # The engine's thread
+
+    def _run(self) -> None:
+        try:
+            self._built = self._builder(self.config, self._emit, self._report)
+        except BaseException as error:  # whatever it is, wait_ready raises it to the caller
+            self._failure = error
+            self._loaded.set()
+            return
+        self._loaded.set()
+        try:
+            self._serve(self._built.engine)
+        except Exception as error:
+            log.exception("the engine failed")
+            self._fail(error)
+        finally:
+            self._built.engine.executor.close()
+
+    def _serve(self, engine: Engine) -> None:
+        while True:
+            if not engine.has_work:
+                self._rest(engine)
+            self._read_inbox()
+            if self._stopping and not engine.has_work:
+                return
+            before = engine.steps
+            self._busy_since = time.monotonic()
+            deltas = engine.step()
+            self._busy_since = None
+            if engine.steps > before:
+                self._last_step = time.monotonic()
+                self._deliver(deltas)
+            elif engine.has_work:  # a policy holds everybody back: do not spin
+                time.sleep(HELD_BACK)
+
+    def _rest(self, engine: Engine) -> None:
+        """Waits for something to do; looks for damage once the rest has lasted a while."""
+        with self._lock:
+            if not self._clients:
+                self._idle.set()
+        try:
+            act = self._inbox.get(timeout=REST)
+        except queue.Empty:
+            engine.scheduler.check_integrity()
+            act = self._inbox.get()
+        act()
+
+    def _read_inbox(self) -> None:
+        while True:
+            try:
+                self._inbox.get_nowait()()
+            except queue.Empty:
+                return
+
+    def _add(self, request: Request) -> None:
+        with self._lock:
+            self._pending -= request.n
+        try:
+            self.built.engine.add(request)
+        except HeadraceError as error:
+            ended = [
+                Delta(request.id, i, finish_reason=FinishReason.ERROR, error=str(error))
+                for i in range(request.n)
+            ]
+            self._deliver(ended)
+
+    def _abort(self, request_id: str, why: str) -> None:
+        self._deliver(self.built.engine.abort(request_id, why))
+
+    def _abort_all(self, why: str) -> None:
+        for request_id in list(self._clients):
+            self._abort(request_id, why)
+
+    def _deliver(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            client = self._clients.get(delta.request_id)
+            if client is None:
+                continue
+            if delta.finish_reason is not None:
+                client.open -= 1
+                if client.open == 0:
+                    with self._lock:
+                        del self._clients[delta.request_id]
+            try:
+                client.on_delta(delta)
+            except Exception:  # one listener's fault is nobody else's
+                log.exception("a listener of request %s failed", delta.request_id)
+        for mailbox in list(self._mailboxes.values()):
+            mailbox.flush()
+
+    def _fail(self, error: Exception) -> None:
+        """The engine's own code broke: everybody is told, nothing more is taken."""
+        with self._lock:
+            self._failure = error
+            clients, self._clients = self._clients, {}
+        message = f"the engine failed: {error}"
+        for request_id, client in clients.items():
+            for _ in range(client.open):
+                delta = Delta(request_id, 0, finish_reason=FinishReason.ERROR, error=message)
+                client.on_delta(delta)
+        for mailbox in list(self._mailboxes.values()):
+            mailbox.flush()
+        self._idle.set()
+
+    def _emit(self, event: Event) -> None:
+        for sink in self._sinks:
+            sink(event)
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise EngineStopped(f"the engine has failed: {self._failure}; restart the server")
+        if self._draining:
+            raise EngineStopped("the server is shutting down and takes no new requests")

@@ -1,0 +1,150 @@
+"""A deterministic executor without a model, and the pieces to build a scheduler around it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from headrace.memory.sequence_memory import SequenceMemory
+from headrace.nouns.event import Event
+from headrace.nouns.request import Request
+from headrace.nouns.sampling_params import SamplingParams
+from headrace.nouns.sequence import Sequence
+from headrace.nouns.step import Sampled, Step, StepResult
+from headrace.scheduling.registry import create
+from headrace.scheduling.scheduler import Limits, Policies, Scheduler
+
+VOCAB = 1000
+
+
+def next_token(tokens: list[int]) -> int:
+    """A model of sorts: the next token depends on all tokens before."""
+    value = len(tokens)
+    for token in tokens:
+        value = (value * 31 + token + 7) % 1_000_003
+    return value % VOCAB
+
+
+@dataclass
+class CacheModel:
+    """Stands for the cache tensors: what each (block, slot) holds. Finds wrong block tables."""
+
+    block_size: int
+    slots: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def copy(self, source: int, destination: int) -> None:
+        for slot in range(self.block_size):
+            if (source, slot) in self.slots:
+                self.slots[destination, slot] = self.slots[source, slot]
+            else:
+                self.slots.pop((destination, slot), None)
+
+    def compute(self, seq: Sequence, start: int, end: int) -> None:
+        """Writes positions [start, end), having read all before: each must hold its token."""
+        for position in range(start):
+            place = (seq.blocks[position // self.block_size], position % self.block_size)
+            held = self.slots.get(place)
+            assert held == seq.tokens[position], f"{seq.key} reads {held} at {position}"
+        for position in range(start, end):
+            place = (seq.blocks[position // self.block_size], position % self.block_size)
+            self.slots[place] = seq.tokens[position]
+
+
+class MockExecutor:
+    """Computes steps on a ``CacheModel``; raises if a step reads state nobody computed."""
+
+    def __init__(self, block_size: int, depth: int = 1) -> None:
+        self.depth = depth
+        self.cache = CacheModel(block_size)
+        self.computed = 0
+        self.forgotten: list[Sequence] = []
+        self._results: deque[StepResult] = deque()
+
+    def submit(self, step: Step) -> None:
+        for source, destination in step.copies:
+            self.cache.copy(source, destination)
+        sampled: list[Sampled | None] = []
+        for piece in step.slices:
+            self.cache.compute(piece.sequence, piece.start, piece.end)
+            self.computed += piece.length
+            token = next_token(piece.sequence.tokens) if piece.samples else None
+            sampled.append(None if token is None else Sampled(token))
+        self._results.append(StepResult(step.id, tuple(sampled)))
+
+    def collect(self) -> StepResult:
+        return self._results.popleft()
+
+    def forget(self, sequence: Sequence) -> None:
+        self.forgotten.append(sequence)
+
+    def close(self) -> None:
+        return
+
+
+def make_request(
+    id: str,
+    prompt: list[int],
+    max_tokens: int = 8,
+    *,
+    n: int = 1,
+    arrival: float = 0.0,
+    priority: int = 0,
+    tenant: str = "default",
+    eos: frozenset[int] = frozenset(),
+) -> Request:
+    return Request(
+        id=id,
+        prompt=tuple(prompt),
+        max_tokens=max_tokens,
+        params=SamplingParams(temperature=0.0),
+        n=n,
+        arrival=arrival,
+        priority=priority,
+        tenant=tenant,
+        eos_ids=eos,
+    )
+
+
+def make_scheduler(
+    *,
+    blocks: int = 32,
+    block_size: int = 4,
+    budget: int = 16,
+    limit: int = 64,
+    sequences: int = 8,
+    order: str = "fcfs",
+    admission: str = "watermark",
+    batching: str = "stall-free",
+    preemption: str = "recompute",
+    prefix_cache: bool = True,
+    events: list[Event] | None = None,
+) -> Scheduler:
+    policies = Policies(
+        order=create("order", order),
+        admission=create("admission", admission),
+        batching=create("batching", batching),
+        preemption=create("preemption", preemption),
+    )
+    memory = SequenceMemory(blocks, block_size, prefix_cache)
+    sink = (lambda event: None) if events is None else events.append
+    return Scheduler(memory, policies, Limits(budget, limit, sequences), sink)
+
+
+def run_step(scheduler: Scheduler, executor: MockExecutor, now: float) -> Step | None:
+    step = scheduler.plan(now)
+    if step is not None:
+        executor.submit(step)
+        scheduler.commit(step, executor.collect(), now)
+    return step
+
+
+def run_all(scheduler: Scheduler, executor: MockExecutor, steps: int = 10_000) -> list[Step]:
+    """Runs until nothing is left. Fails if that takes more than ``steps`` steps."""
+    done: list[Step] = []
+    while scheduler.has_work:
+        step = run_step(scheduler, executor, float(len(done)))
+        assert step is not None, "work is left but no step is planned"
+        scheduler.check_integrity()
+        done.append(step)
+        assert len(done) <= steps, "the schedule does not end"
+    return done

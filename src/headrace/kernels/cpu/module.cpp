@@ -27,7 +27,7 @@ NB_MODULE(_cpu, m) {
             nb::gil_scoped_release release;
             return headrace::stream_read(start, size, passes);
         },
-        nb::arg("data"), nb::arg("passes"),
+        nb::arg("data").noconvert(), nb::arg("passes"),
         "Read a one-dimensional uint8 array `passes` times; returns a checksum.");
 
     m.def(

@@ -19,7 +19,7 @@ namespace {
 #define HEADRACE_X86 1
 #endif
 
-bool has(const char* feature) {
+[[maybe_unused]] bool has(const char* feature) {
     for (const auto& name : cpu_features())
         if (name == feature) return true;
     return false;

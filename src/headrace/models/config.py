@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from headrace.models.rope_config import RopeConfig
@@ -14,6 +14,7 @@ Architecture = Literal["llama", "mistral", "qwen2", "qwen3"]
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 
 _MAX_DIMENSION = 1 << 24  # wider than any model; keeps sizes of corrupt files from overflowing
+_MAX_LAYERS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ class ModelConfig:
     vocab_size: int
     max_context: int
     norm_eps: float = 1e-6
-    rope: RopeConfig = RopeConfig()
+    rope: RopeConfig = field(default_factory=RopeConfig)
     attention_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
@@ -59,6 +60,10 @@ class ModelConfig:
                     f"the model's {name} is {value}; it must be in [1, {_MAX_DIMENSION}]."
                     " The file is damaged or not a model of this kind"
                 )
+        if self.num_layers > _MAX_LAYERS:
+            raise ModelError(
+                f"the model has {self.num_layers} layers; at most {_MAX_LAYERS} are supported"
+            )
         if self.num_heads % self.num_kv_heads:
             raise ModelError(
                 f"the model has {self.num_heads} attention heads and {self.num_kv_heads} key-value"

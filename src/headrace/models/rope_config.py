@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from headrace.nouns.errors import ModelError
+
 RopeKind = Literal["default", "linear", "llama3", "yarn"]
 ROPE_KINDS: tuple[RopeKind, ...] = ("default", "linear", "llama3", "yarn")
 
@@ -20,6 +22,8 @@ class RopeConfig:
     sections 3.2 and 3.4). ``divisors``, where a weight file stores them (GGUF's ``rope_freqs``),
     are the ready divisors of the default frequencies and replace the ``llama3`` formula.
     ``original_max_position`` is the context length in tokens before the extension.
+
+    Raises ModelError when a number cannot be used.
     """
 
     theta: float = 10000.0
@@ -33,6 +37,28 @@ class RopeConfig:
     beta_slow: float = 1.0
     truncate: bool = True
     divisors: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        self._positive("theta", self.theta, above=1.0)
+        self._positive("factor", self.factor)
+        self._positive("attention_factor", self.attention_factor)
+        if self.kind in ("llama3", "yarn") and self.divisors is None:
+            self._positive("original_max_position_embeddings", self.original_max_position)
+        if self.kind == "llama3" and self.divisors is None:
+            self._positive("low_freq_factor", self.low_freq_factor)
+            self._positive("high_freq_factor", self.high_freq_factor, above=self.low_freq_factor)
+        if self.kind == "yarn":
+            self._positive("beta_slow", self.beta_slow)
+            self._positive("beta_fast", self.beta_fast)
+        for divisor in self.divisors or ():
+            self._positive("divisor", divisor)
+
+    def _positive(self, name: str, value: float, above: float = 0.0) -> None:
+        if not (math.isfinite(value) and value > above):
+            raise ModelError(
+                f"the model's rope {name} is {value}; it must be finite and more than {above:g}"
+                f" for rope of type {self.kind}"
+            )
 
     def inverse_frequencies(self, dim: int) -> tuple[float, ...]:
         """Radians per position of each of the ``dim // 2`` rotated pairs (i, i + dim // 2)."""

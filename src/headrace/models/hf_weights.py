@@ -1,0 +1,176 @@
+"""HfWeights: the WeightReader of a Hugging Face directory of safetensors files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headrace.models.config import ModelConfig
+from headrace.models.fields import Fields
+from headrace.models.json_file import read_json
+from headrace.models.weights import StoredWeight
+from headrace.nouns.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+
+_TOP = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}
+_LAYER = {
+    "attn_norm": "input_layernorm.weight",
+    "q": "self_attn.q_proj.weight",
+    "k": "self_attn.k_proj.weight",
+    "v": "self_attn.v_proj.weight",
+    "o": "self_attn.o_proj.weight",
+    "q_bias": "self_attn.q_proj.bias",
+    "k_bias": "self_attn.k_proj.bias",
+    "v_bias": "self_attn.v_proj.bias",
+    "o_bias": "self_attn.o_proj.bias",
+    "q_norm": "self_attn.q_norm.weight",
+    "k_norm": "self_attn.k_norm.weight",
+    "mlp_norm": "post_attention_layernorm.weight",
+    "gate": "mlp.gate_proj.weight",
+    "up": "mlp.up_proj.weight",
+    "down": "mlp.down_proj.weight",
+    "gate_bias": "mlp.gate_proj.bias",
+    "up_bias": "mlp.up_proj.bias",
+    "down_bias": "mlp.down_proj.bias",
+}
+# Frequencies that old checkpoints carry and everybody recomputes.
+_IGNORED = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    path: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        count = _DTYPE_BYTES[self.dtype]
+        for extent in self.shape:
+            count *= extent
+        return count
+
+
+class HfWeights:
+    """Reads tensors of ``model.safetensors`` or of the shards that its index names.
+
+    Raises ModelError when a file or tensor is missing, damaged, of an unsupported type or of
+    another shape than the configuration says, or when there are tensors that the configuration
+    has no use for.
+    """
+
+    def __init__(self, folder: Path, config: ModelConfig) -> None:
+        found = _places(folder)
+        self._places: dict[str, _Place] = {}
+        for name, shape in config.weight_shapes().items():
+            place = found.pop(_hf_name(name), None)
+            if place is None:
+                raise ModelError(f"{folder} has no tensor {_hf_name(name)!r}, which it needs")
+            if place.shape != shape:
+                raise ModelError(
+                    f"{place.path}: tensor {place.name!r} has the shape {list(place.shape)}, the"
+                    f" configuration says {list(shape)}"
+                )
+            if place.dtype not in _DTYPE_BYTES:
+                raise ModelError(
+                    f"{place.path}: tensor {place.name!r} has the type {place.dtype}; supported"
+                    f" are {', '.join(_DTYPE_BYTES)}"
+                )
+            self._places[name] = place
+        if config.tied_embeddings:
+            found.pop(_TOP["head"], None)
+        left = [name for name in found if not _IGNORED.fullmatch(name)]
+        if left:
+            raise ModelError(
+                f"{folder} has the tensor {left[0]!r}, which a model of architecture"
+                f" {config.architecture} as configured does not have; using the files without it"
+                " would give wrong answers"
+            )
+
+    @property
+    def nbytes(self) -> int:
+        return sum(place.nbytes for place in self._places.values())
+
+    def names(self) -> list[str]:
+        return list(self._places)
+
+    def get(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        return self._read(self._places[name]).to(dtype, copy=True)
+
+    def stored(self, name: str) -> StoredWeight:
+        import torch
+
+        place = self._places[name]
+        tensor = self._read(place).clone().contiguous()
+        rows = 1 if tensor.dim() == 1 else tensor.shape[0]
+        data = tensor.view(torch.uint8).reshape(rows, -1).numpy()
+        return StoredWeight(place.dtype, place.shape, data)
+
+    @staticmethod
+    def _read(place: _Place) -> torch.Tensor:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(place.path, framework="pt") as file:
+                tensor: torch.Tensor = file.get_tensor(place.name)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"cannot read {place.name!r} of {place.path}: {error}") from error
+        if tuple(tensor.shape) != place.shape:
+            raise ModelError(f"{place.path} changed since it was opened")
+        return tensor
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold the model. Raises ModelError when one is missing."""
+    if (folder / INDEX).is_file():
+        where = str(folder / INDEX)
+        weights = Fields(read_json(folder / INDEX), where).section("weight_map")
+        if weights is None:
+            raise ModelError(f"{where} has no 'weight_map'")
+        names = sorted({str(name) for name in weights.values.values()})
+        outside = [name for name in names if Path(name).name != name]
+        if outside:
+            raise ModelError(f"{where} names the file {outside[0]!r}, which is not beside it")
+    else:
+        names = [SINGLE]
+    for name in names:
+        if not (folder / name).is_file():
+            hint = ""
+            if list(folder.glob("*.bin")) or list(folder.glob("*.pth")):
+                hint = "; .bin and .pth files are not read, since they can run code: convert them"
+            raise ModelError(f"{folder} has no file {name!r}{hint}")
+    return [folder / name for name in names]
+
+
+def _places(folder: Path) -> dict[str, _Place]:
+    from safetensors import SafetensorError, safe_open
+
+    places: dict[str, _Place] = {}
+    for path in weight_files(folder):
+        try:
+            # numpy's names say enough here, and torch need not be imported to look.
+            with safe_open(path, framework="np") as file:
+                for name in file.keys():  # noqa: SIM118 (the file is no mapping)
+                    part: Any = file.get_slice(name)
+                    places[name] = _Place(
+                        path, name, str(part.get_dtype()), tuple(part.get_shape())
+                    )
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is cut short or damaged: {error}") from error
+    return places
+
+
+def _hf_name(name: str) -> str:
+    if name in _TOP:
+        return _TOP[name]
+    _, layer, part = name.split(".")
+    return f"model.layers.{layer}.{_LAYER[part]}"

@@ -1,0 +1,56 @@
+"""``headrace doctor``: tables, JSON, and how it reports what is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from headrace.cli import doctor as command
+from headrace.cli.main import app
+from headrace.execution import ceilings
+from headrace.kernels import self_check
+from headrace.kernels.self_check import Check
+from headrace.nouns.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "_buffer_bytes", lambda _: 8 << 20)
+    diagnose = command.diagnose
+    monkeypatch.setattr(command, "diagnose", lambda dtype: diagnose(dtype, seconds=0.0))
+
+
+def test_json_is_one_complete_object() -> None:
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["machine"]["threads"] >= 1
+    assert found["problems"] == []
+    assert {c["name"] for c in found["ceilings"]} >= {"memory read", "float32 product"}
+    assert all(c["passed"] for c in found["checks"])
+    assert len(found["checks"]) == 4
+    assert found["kernels"][0].startswith("C++ extension: ")
+    assert set(found["versions"]) == {"headrace", "python", "torch"}
+
+
+def test_tables_name_what_was_found() -> None:
+    done = CliRunner().invoke(app, ["doctor", "--dtype", "float32"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    for words in ("instruction sets", "memory read", "GFLOP/s", "weights: float32 (asked for)"):
+        assert words in done.output
+    assert done.output.count("passed") >= 4
+
+
+def test_a_failed_check_is_named_and_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = Check("products are right", False, "largest error 1.0")
+    monkeypatch.setattr(self_check, "check_operators", lambda operators: [bad])
+    done = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
+    assert done.exit_code == 1
+    assert "problem: products are right: largest error 1.0" in done.output
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    with pytest.raises(ConfigError, match="float7"):
+        command.diagnose("float7")

@@ -44,16 +44,6 @@ class Recipe:
     error: str | None
 
     @property
-    def whole(self) -> bool:
-        """True when the draw needs no ranking of the vocabulary."""
-        return self.top_p > 1.0 and self.top_k >= _NO_LIMIT
-
-    @property
-    def least_width(self) -> int:
-        """How much of the ranking has to be looked at, at least."""
-        return 1 if self.top_k >= _NO_LIMIT else self.top_k
-
-    @property
     def penalises(self) -> bool:
         """True when the logits depend on the tokens so far."""
         return self.repetition != 1.0 or self.presence != 0.0 or self.frequency != 0.0

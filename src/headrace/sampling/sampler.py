@@ -9,7 +9,8 @@ from torch import Tensor
 
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Sampled
-from headrace.sampling.draw import Draws, draw_ranked, draw_whole
+from headrace.sampling.draw import draw, select
+from headrace.sampling.draws import Draws
 from headrace.sampling.history import TokenHistory
 from headrace.sampling.logprobs import log_probabilities
 from headrace.sampling.penalties import Edit, apply
@@ -17,9 +18,6 @@ from headrace.sampling.random import uniforms
 from headrace.sampling.ranking import arg_max
 from headrace.sampling.recipe import Recipe
 
-# How much of the ranking is looked at; a row starts at the first that may do, and goes on only
-# if it must. Which widths a row sees depends on that row alone.
-_WIDTHS = (64, 512, 4096)
 # Logits worked on at once, so that temporary copies stay small and near the cores.
 _BLOCK_LOGITS = 1 << 20
 
@@ -104,11 +102,13 @@ class Sampler:
         for part in self._parts(edited):
             self._choose_edited(logits, rows, part, tokens, errors)
         for part in self._parts(drawn):
-            _draw(logits, peaks, [rows[r] for r in part], part, part, tokens)
+            how = _draws(select(peaks, part), [rows[r] for r in part])
+            for r, token in zip(part, draw(select(logits, part), how), strict=True):
+                tokens[r] = token
         results = [Sampled(token) for token in tokens]
         for part in self._parts([r for r in reported if r not in errors]):
             counts = [rows[r].recipe.logprobs or 0 for r in part]
-            found = log_probabilities(_select(logits, part), [tokens[r] for r in part], counts)
+            found = log_probabilities(select(logits, part), [tokens[r] for r in part], counts)
             for r, (logprob, top) in zip(part, found, strict=True):
                 results[r] = Sampled(tokens[r], logprob, top)
         for r, error in errors.items():
@@ -136,8 +136,9 @@ class Sampler:
             elif not rows[r].recipe.greedy:
                 drawn.append(place)
         if drawn:
-            owners = [part[place] for place in drawn]
-            _draw(changed, peaks, [rows[r] for r in owners], drawn, owners, tokens)
+            how = _draws(select(peaks, drawn), [rows[part[place]] for place in drawn])
+            for place, token in zip(drawn, draw(select(changed, drawn), how), strict=True):
+                tokens[part[place]] = token
 
     def _edit(self, row: _Row) -> Edit:
         sequence, recipe = row.sequence, row.recipe
@@ -163,63 +164,23 @@ class Sampler:
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _draw(
-    logits: Tensor,
-    peaks: Tensor,
-    rows: list[_Row],
-    places: list[int],
-    owners: list[int],
-    tokens: list[int],
-) -> None:
-    """Draw for ``rows``, whose logits and peaks stand at ``places``, into ``tokens[owners]``."""
+def _draws(peaks: Tensor, rows: list[_Row]) -> Draws:
+    """How ``rows`` are drawn, whose largest logits are ``peaks``."""
     recipes = [row.recipe for row in rows]
-    device = logits.device
-    where = torch.tensor(places, device=device)
     positions = [len(row.sequence.tokens) for row in rows]
-    numbers = uniforms([recipe.stream for recipe in recipes], positions)
+    uniform = uniforms([recipe.stream for recipe in recipes], positions)
 
     def column(values: list[float], dtype: torch.dtype) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=device)
+        return torch.tensor(values, dtype=dtype, device=peaks.device)
 
-    draws = Draws(
-        peak=peaks[where],
+    return Draws(
+        peak=peaks,
         temperature=column([recipe.temperature for recipe in recipes], torch.float32),
         top_k=column([recipe.top_k for recipe in recipes], torch.int64),
         top_p=column([recipe.top_p for recipe in recipes], torch.float64),
         min_p=column([recipe.min_p for recipe in recipes], torch.float32),
-        uniform=torch.from_numpy(numbers).to(device),
+        uniform=torch.from_numpy(uniform).to(peaks.device),
     )
-
-    def settle(group: list[int], width: int | None) -> list[int]:
-        """Draw for some of the rows; returned are those that need a larger width."""
-        some = _select(logits, [places[g] for g in group])
-        how = draws.of(torch.tensor(group, device=device))
-        if width is None:
-            ids, settled = draw_whole(some, how), [True] * len(group)
-        else:
-            ids, within = draw_ranked(some, how, width)
-            settled = within.tolist()
-        for g, token, good in zip(group, ids.tolist(), settled, strict=True):
-            if good:
-                tokens[owners[g]] = token
-        return [g for g, good in zip(group, settled, strict=True) if not good]
-
-    whole = [g for g, recipe in enumerate(recipes) if recipe.whole]
-    if whole:
-        settle(whole, None)
-    pending = [g for g, recipe in enumerate(recipes) if not recipe.whole]
-    for width in (*_WIDTHS, logits.shape[-1]):
-        ready = [g for g in pending if recipes[g].least_width <= width]
-        if ready:
-            later = [g for g in pending if recipes[g].least_width > width]
-            pending = sorted(later + settle(ready, width))
-
-
-def _select(logits: Tensor, rows: list[int]) -> Tensor:
-    """Ascending ``rows`` of ``logits``, without a copy where they lie one after the other."""
-    if rows[-1] - rows[0] == len(rows) - 1:
-        return logits[rows[0] : rows[-1] + 1]
-    return logits[torch.tensor(rows, device=logits.device)]
 
 
 def _unsound(row: Tensor) -> str:

@@ -1,0 +1,75 @@
+"""ApiKeys: who may use the server, and as which tenant."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from headrace.environment import api_keys
+from headrace.nouns.errors import ConfigError
+
+DEFAULT_TENANT = "default"
+
+
+class ApiKeys:
+    """Keys and their tenants; empty means that nobody has to show one.
+
+    Only digests are kept. Every lookup compares with every key in constant time, so that answers
+    take as long for a key that is nearly right as for one that is not.
+    """
+
+    def __init__(self, tenants: Mapping[str, str] | None = None) -> None:
+        self._tenants = [(_digest(key), tenant) for key, tenant in (tenants or {}).items()]
+
+    def __len__(self) -> int:
+        return len(self._tenants)
+
+    def tenant(self, key: str) -> str | None:
+        """The tenant whose key this is, or None."""
+        digest = _digest(key)
+        found: str | None = None
+        for known, tenant in self._tenants:
+            if hmac.compare_digest(known, digest):
+                found = tenant
+        return found
+
+    @classmethod
+    def load(cls, path: Path | None = None, more: Iterable[str] | None = None) -> ApiKeys:
+        """Keys of a file, and ``more`` (by default those of HEADRACE_API_KEYS).
+
+        A line of the file is ``key`` or ``key tenant``; blank lines and those that begin with #
+        are passed over. Raises ConfigError for a file that cannot be read or holds no key.
+        """
+        tenants = dict.fromkeys(api_keys() if more is None else more, DEFAULT_TENANT)
+        if path is not None:
+            tenants.update(_read(path))
+        return cls(tenants)
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the API key file {path} cannot be read: {error}") from error
+    tenants: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) > 2:
+            raise ConfigError(
+                f"line {number} of the API key file {path} has {len(words)} words;"
+                " write a key, or a key and its tenant"
+            )
+        tenant = words[1] if len(words) == 2 else DEFAULT_TENANT
+        if tenants.setdefault(words[0], tenant) != tenant:
+            raise ConfigError(f"line {number} of the API key file {path} repeats a key")
+    if not tenants:
+        raise ConfigError(f"the API key file {path} holds no key; write one a line")
+    return tenants
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

@@ -15,7 +15,8 @@ class StopStrings:
     some stop string, and only that much of it.
 
     An automaton over all stop strings at once (Aho, Corasick: Efficient String Matching, CACM
-    18(6), 1975): time linear in the text, whatever the number and length of the stops.
+    18(6), 1975): each character is looked at once, whatever the number and length of the stops;
+    a piece costs a copy of what is held back besides.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:

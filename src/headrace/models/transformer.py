@@ -25,7 +25,8 @@ from headrace.models.weights import WeightReader
 class Mlp(Protocol):
     """The second half of a layer; a mixture of experts would be another of these."""
 
-    nbytes: int
+    @property
+    def nbytes(self) -> int: ...
 
     def __call__(self, ops: Operators, x: Activation, residual: torch.Tensor) -> torch.Tensor:
         """residual + mlp(x), float32 [R, E]; ``residual`` may be changed in place."""

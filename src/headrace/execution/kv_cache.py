@@ -1,0 +1,71 @@
+"""KVCache: the tensors that hold the state of sequences, in numbered blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from headrace.kernels.operators import AttentionShape
+
+
+@dataclass(frozen=True, slots=True)
+class LayerState:
+    """Keys and values of one layer: [(blocks + 1) * K, block_size * D] each."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+class KVCache:
+    """State of ``num_blocks`` blocks of ``block_size`` tokens, and one more that stays zero.
+
+    The pool in memory/ says who owns a block; here they are only numbers. A block is cleared when
+    its first slot is about to be written, so that nothing a former owner left (a NaN times zero is
+    a NaN) can reach another sequence.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        shape: AttentionShape,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: str = "cpu",
+    ) -> None:
+        self.num_blocks, self.block_size = num_blocks, block_size
+        self.null_block = num_blocks
+        self._heads = shape.kv_heads
+        rows, width = (num_blocks + 1) * shape.kv_heads, block_size * shape.head_dim
+        # zeros: pages are only taken from the system when first written
+        self._data = torch.zeros(num_layers, 2, rows, width, dtype=dtype, device=device)
+        self.layers = tuple(LayerState(layer[0], layer[1]) for layer in self._data)
+
+    @staticmethod
+    def bytes_per_block(
+        num_layers: int, shape: AttentionShape, block_size: int, dtype: torch.dtype
+    ) -> int:
+        values = num_layers * 2 * shape.kv_heads * block_size * shape.head_dim
+        return values * dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self._data.nbytes
+
+    def _rows(self, blocks: Sequence[int]) -> torch.Tensor:
+        first = torch.tensor(blocks, dtype=torch.int64) * self._heads
+        return (first[:, None] + torch.arange(self._heads)).reshape(-1)
+
+    def clear(self, blocks: Sequence[int]) -> None:
+        """Fill blocks with zeros in every layer."""
+        if blocks:
+            self._data.index_fill_(2, self._rows(blocks), 0.0)
+
+    def copy(self, moves: Sequence[tuple[int, int]]) -> None:
+        """Copy blocks (source, destination) in every layer; sources are read before any write."""
+        if moves:
+            sources, destinations = zip(*moves, strict=True)
+            moved = self._data.index_select(2, self._rows(sources))
+            self._data.index_copy_(2, self._rows(destinations), moved)

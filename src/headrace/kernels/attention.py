@@ -1,0 +1,261 @@
+"""Paged attention in torch whose rows do not depend on batch, chunking or block size.
+
+The arithmetic of one row, whatever it is computed with: scores against every key (a sum over the
+head's dimensions, the same for any number of keys), one exact maximum, exponentials, their sum as
+a running sum of sums over spans of 64 keys, and the weighted values summed span of 256 by span of
+256, spans anchored at absolute positions. Keys that a row may not see weigh exactly zero, so
+padding a context changes nothing. (Same idea as the fixed split size of batch-invariant kernels
+in He 2025, "Defeating nondeterminism in LLM inference".)
+
+Slices of length 1 are gathered and multiplied together, in groups small enough for the
+second-level cache; longer slices each on their own, in tiles of bounded workspace.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from headrace.kernels.layout import IntArray, Layout
+from headrace.kernels.operators import AttentionShape
+
+SPAN = 64  # keys per partial sum of the exponentials; contexts are padded to a multiple of it
+SPLIT = 256  # keys per partial sum of the values
+GATHER_BYTES = 3 << 20  # keys of a group of single rows: what stays in second-level caches
+CHUNK_BYTES = 8 << 20  # keys gathered at once for a long slice
+SCORE_BYTES = 8 << 20  # scores of one tile of query rows
+TILE_TOKENS = 128
+NEVER = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Single-row slices [first, last) with ``width`` padded keys each.
+
+    index: [slices * K * blocks] cache rows; hidden: [slices, 1, 1, width - visible] keys that a
+    row must not see, where all see the first ``visible`` ones.
+    """
+
+    first: int
+    last: int
+    width: int
+    index: torch.Tensor
+    hidden: torch.Tensor
+    visible: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Query rows [first, last) of a long slice against its first ``width`` padded keys."""
+
+    first: int
+    last: int
+    width: int
+    hidden: torch.Tensor
+    visible: int
+
+
+@dataclass(frozen=True, slots=True)
+class LongSlice:
+    """A slice of several rows: where its queries are, its key chunks, its tiles.
+
+    index: [K, blocks] cache rows. Keys are gathered ``chunk`` at a time.
+    """
+
+    row: int
+    index: torch.Tensor
+    chunk: int
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """Index tensors and masks that every layer of a step shares."""
+
+    shape: AttentionShape
+    block_size: int
+    rows: int
+    padded: int
+    singles: int
+    min_rows: int
+    queries: torch.Tensor
+    outputs: torch.Tensor
+    groups: tuple[Group, ...]
+    longs: tuple[LongSlice, ...]
+
+
+def _span(block_size: int) -> int:
+    return math.lcm(SPAN, block_size)
+
+
+def _hidden(positions: IntArray, keys: IntArray) -> torch.Tensor:
+    """True where the row at a position must not see a key: [.., len(keys)]."""
+    return torch.from_numpy(keys > positions[:, None])
+
+
+def plan_attention(layout: Layout, shape: AttentionShape, min_rows: int) -> AttentionPlan:
+    """Build what all layers share. ``min_rows``: fewest rows a product may be called with."""
+    singles = layout.singles
+    rows = max(min_rows, shape.group)
+    slots = singles * shape.kv_heads
+    queries = torch.zeros(slots, rows, shape.head_dim)
+    longs = tuple(_plan_long(layout, shape, i) for i in range(singles, len(layout.lengths)))
+    return AttentionPlan(
+        shape, layout.block_size, layout.rows, layout.padded, singles, min_rows,
+        queries, torch.empty_like(queries), tuple(_plan_groups(layout, shape, singles)), longs,
+    )  # fmt: skip
+
+
+def _plan_groups(layout: Layout, shape: AttentionShape, singles: int) -> Iterator[Group]:
+    span = _span(layout.block_size)
+    positions = np.asarray(layout.starts[:singles], dtype=np.int64)
+    widths = -(-(positions + 1) // span) * span
+    first = 0
+    while first < singles:
+        last, width = first + 1, int(widths[first])
+        while last < singles:
+            wider = int(widths[last])  # contexts are sorted
+            size = (last + 1 - first) * shape.kv_heads * wider * shape.head_dim * 4
+            # a wider member makes all others pay: allow an eighth, or a span for short ones
+            if size > GATHER_BYTES or wider - int(widths[first]) > max(span, width // 8):
+                break
+            width, last = wider, last + 1
+        yield _plan_group(layout, shape, first, last, width, positions[first:last])
+        first = last
+
+
+def _plan_group(
+    layout: Layout, shape: AttentionShape, first: int, last: int, width: int, positions: IntArray
+) -> Group:
+    heads, count = shape.kv_heads, width // layout.block_size
+    blocks = np.full((last - first, count), layout.null_block, dtype=np.int64)
+    for i in range(first, last):
+        blocks[i - first, : len(layout.tables[i])] = layout.tables[i]
+    index = blocks[:, None, :] * heads + np.arange(heads, dtype=np.int64)[None, :, None]
+    # keys that every member sees need no mask
+    visible = int(positions[0] + 1) // SPAN * SPAN
+    hidden = _hidden(positions, np.arange(visible, width, dtype=np.int64))
+    return Group(
+        first, last, width, torch.from_numpy(index.reshape(-1)), hidden[:, None, None, :], visible
+    )
+
+
+def _plan_long(layout: Layout, shape: AttentionShape, i: int) -> LongSlice:
+    span, size = _span(layout.block_size), layout.block_size
+    start, length, heads = layout.starts[i], layout.lengths[i], shape.kv_heads
+    width = -(-(start + length) // span) * span
+    unit = math.lcm(SPLIT, size)
+    chunk = max(unit, CHUNK_BYTES // (heads * shape.head_dim * 4) // unit * unit)
+    blocks = np.full(width // size, layout.null_block, dtype=np.int64)
+    blocks[: len(layout.tables[i])] = layout.tables[i]
+    index = blocks * heads + np.arange(heads, dtype=np.int64)[:, None]
+    step = max(1, min(TILE_TOKENS, SCORE_BYTES // (shape.heads * width * 4)))
+    tiles = []
+    for first in range(0, length, step):
+        last = min(first + step, length)
+        high = -(-(start + last) // span) * span
+        visible = (start + first + 1) // SPAN * SPAN
+        positions = np.arange(start + first, start + last, dtype=np.int64)
+        hidden = _hidden(positions, np.arange(visible, high, dtype=np.int64))
+        tiles.append(Tile(first, last, high, hidden, visible))
+    return LongSlice(layout.row_starts[i], torch.from_numpy(index), min(chunk, width), tuple(tiles))
+
+
+def _weights(scores: torch.Tensor) -> torch.Tensor:
+    """exp(scores - max) in place; returns its sum over keys. scores: [.., rows, keys]."""
+    scores.sub_(scores.amax(-1, keepdim=True)).exp_()
+    spans = scores.view(*scores.shape[:-1], scores.shape[-1] // SPAN, SPAN).sum(-1)
+    return spans.cumsum(-1)[..., -1:]
+
+
+def _weigh(weights: torch.Tensor, values: torch.Tensor, out: torch.Tensor, first: bool) -> None:
+    """out (+)= weights @ values, split by split. weights: [B, rows, keys], values: [B, keys, D]."""
+    for low in range(0, weights.shape[-1], SPLIT):
+        p, v = weights[..., low : low + SPLIT], values[:, low : low + SPLIT]
+        if first and low == 0:
+            torch.bmm(p, v, out=out)
+        else:
+            out.baddbmm_(p, v)
+
+
+def attend(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: AttentionPlan
+) -> torch.Tensor:
+    """Attention of every row of a step: q [rows, H, D], already scaled -> [padded, H * D]."""
+    shape = plan.shape
+    out = torch.empty(plan.padded, shape.heads * shape.head_dim)
+    if plan.singles:
+        _attend_singles(q, keys, values, plan, out)
+    for long in plan.longs:
+        _attend_long(q, keys, values, plan, long, out)
+    out[plan.rows :] = 0.0
+    return out
+
+
+def _attend_singles(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: AttentionPlan,
+    out: torch.Tensor,
+) -> None:  # fmt: skip
+    shape, n = plan.shape, plan.singles
+    heads, dim = shape.kv_heads, shape.head_dim
+    queries, outputs = plan.queries, plan.outputs
+    queries[:, : shape.group] = q[:n].view(n * heads, shape.group, dim)
+    for g in plan.groups:
+        first, last = g.first * heads, g.last * heads
+        k = keys.index_select(0, g.index).view(last - first, g.width, dim)
+        scores = torch.bmm(queries[first:last], k.transpose(1, 2))
+        view = scores.view(g.last - g.first, heads, -1, g.width)[..., g.visible :]
+        view.masked_fill_(g.hidden, NEVER)
+        total = _weights(scores)
+        v = values.index_select(0, g.index).view(last - first, g.width, dim)
+        _weigh(scores, v, outputs[first:last], True)
+        outputs[first:last].div_(total)
+    out[:n] = outputs[:, : shape.group].reshape(n, heads * shape.group * dim)
+
+
+def _attend_long(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: AttentionPlan,
+    long: LongSlice, out: torch.Tensor,
+) -> None:  # fmt: skip
+    shape, dim, heads = plan.shape, plan.shape.head_dim, plan.shape.kv_heads
+    total_keys = long.index.shape[1] * plan.block_size
+    whole = long.chunk >= total_keys
+
+    def gather(cache: torch.Tensor, low: int, high: int) -> torch.Tensor:
+        index = long.index[:, low // plan.block_size : high // plan.block_size].reshape(-1)
+        return cache.index_select(0, index).view(heads, high - low, dim)
+
+    if whole:
+        all_keys, all_values = gather(keys, 0, total_keys), gather(values, 0, total_keys)
+    for tile in long.tiles:
+        tokens, first = tile.last - tile.first, long.row + tile.first
+        count = shape.group * tokens
+        padded = max(count, plan.min_rows)
+        queries = torch.zeros(heads, padded, dim)
+        x = q[first : first + tokens].view(tokens, heads, shape.group, dim).permute(1, 2, 0, 3)
+        queries[:, :count].view(heads, shape.group, tokens, dim).copy_(x)
+        scores = torch.empty(heads, padded, tile.width)
+        chunks = [(0, tile.width)] if whole else list(_chunks(tile.width, long.chunk))
+        for low, high in chunks:
+            k = all_keys[:, low:high] if whole else gather(keys, low, high)
+            scores[..., low:high] = torch.bmm(queries, k.transpose(1, 2))
+        seen = scores[:, :count].view(heads, shape.group, tokens, -1)[..., tile.visible :]
+        seen.masked_fill_(tile.hidden, NEVER)
+        total = _weights(scores)
+        result = torch.empty(heads, padded, dim)
+        for low, high in chunks:
+            v = all_values[:, low:high] if whole else gather(values, low, high)
+            _weigh(scores[..., low:high], v, result, low == 0)
+        y = result.div_(total)[:, :count].view(heads, shape.group, tokens, dim)
+        rows = out[first : first + tokens].view(tokens, heads, shape.group, dim)
+        rows.copy_(y.permute(2, 0, 1, 3))
+
+
+def _chunks(width: int, chunk: int) -> Iterator[tuple[int, int]]:
+    """[0, width) cut at multiples of ``chunk``, so that splits stay anchored."""
+    for low in range(0, width, chunk):
+        yield low, min(low + chunk, width)

@@ -1,0 +1,146 @@
+"""Packed matrix products whose rows do not depend on the call they are made in.
+
+oneDNN picks its kernel by the shape of a call, and kernels differ in the order of their sums. So a
+weight is only ever multiplied with row counts from a *ladder*: counts that a probe found to agree
+bit for bit. Other counts are padded up to the next rung, larger ones are cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+RUNGS = (2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256,
+         320, 384, 448, 512, 768, 1024)  # fmt: skip
+HEAD_RUNGS = (2, 4, 8, 16, 32, 48, 64, 96, 128)
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+
+
+def has_packed() -> bool:
+    """True where torch was built with oneDNN's packed linear for CPUs."""
+    return bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class PackedLinear:
+    """A weight [N, K] in oneDNN's blocked layout, with an optional bias [N].
+
+    ``rungs`` are the row counts it may be called with; see the module's docstring.
+    """
+
+    __slots__ = ("_bias", "_weight", "format", "nbytes", "rows_in", "rows_out", "rungs")
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self.rows_out, self.rows_in = weight.shape
+        self.nbytes = weight.nbytes + (0 if bias is None else bias.nbytes)
+        self.format = str(weight.dtype).removeprefix("torch.")
+        self.rungs: tuple[int, ...] = (1,)
+        self._bias = None if bias is None else bias.to(weight.dtype)
+        if has_packed():
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 64)
+        else:
+            self._weight = weight.contiguous()
+
+    def raw(self, x: torch.Tensor) -> torch.Tensor:
+        """One call of the library, whatever its row count."""
+        if self._weight.is_mkldnn:
+            y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+                x, self._weight, self._bias, "none", [], ""
+            )
+            return y
+        return torch.nn.functional.linear(x, self._weight, self._bias)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x [R, K] -> [R, N]; row r depends on x[r] only."""
+        rows = x.shape[0]
+        if rows in self.rungs:
+            return self.raw(x)
+        top = self.rungs[-1]
+        if rows > top:
+            return torch.cat([self(x[i : i + top]) for i in range(0, rows, top)])
+        rung = next(r for r in self.rungs if r > rows)
+        return self.raw(torch.nn.functional.pad(x, (0, 0, 0, rung - rows)))[:rows]
+
+
+def probe_weight(rows_out: int, rows_in: int, dtype: torch.dtype) -> torch.Tensor:
+    """A weight whose products with ``probe_rows`` cancel, leaving only the rounding of the sums.
+
+    Two kernels that add in different orders then disagree in nearly every element.
+    """
+    generator = torch.Generator().manual_seed(rows_out * 31 + rows_in)
+    half = torch.randn(rows_out, rows_in // 2, generator=generator).to(dtype)
+    pieces = [half, half]
+    if rows_in % 2:
+        pieces.append(torch.zeros(rows_out, 1, dtype=dtype))
+    return torch.cat(pieces, 1)
+
+
+def probe_rows(rows: int, rows_in: int, dtype: torch.dtype) -> torch.Tensor:
+    """Inputs [rows, K] for ``probe_weight``."""
+    generator = torch.Generator().manual_seed(rows_in)
+    half = torch.randn(rows, rows_in // 2, generator=generator).to(dtype)
+    pieces = [half, -half]
+    if rows_in % 2:
+        pieces.append(torch.randn(rows, 1, generator=generator).to(dtype))
+    return torch.cat(pieces, 1)
+
+
+def agreeing_rungs(product: Product, x: torch.Tensor, rungs: Sequence[int]) -> tuple[int, ...]:
+    """The largest set of row counts for which ``product`` gives the same rows of ``x``.
+
+    Ties go to the set with the larger counts. ``x`` has at least ``max(rungs)`` rows.
+    """
+    classes: list[tuple[torch.Tensor, list[int]]] = []
+    for rung in sorted(rungs, reverse=True):
+        y = product(x[:rung].clone())
+        for reference, members in classes:
+            if torch.equal(y, reference[:rung]):
+                members.append(rung)
+                break
+        else:
+            classes.append((y, [rung]))
+    best = max(classes, key=lambda entry: len(entry[1]))
+    return tuple(sorted(best[1]))
+
+
+def common_rungs(weights: Iterable[PackedLinear]) -> tuple[int, ...]:
+    """Row counts every weight may be called with, smallest first; empty when there are none."""
+    common: set[int] | None = None
+    for weight in weights:
+        common = set(weight.rungs) if common is None else common & set(weight.rungs)
+    return tuple(sorted(common or ()))
+
+
+class RungTable:
+    """Rungs by shape and number format, probed once each."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int, torch.dtype], tuple[int, ...]] = {}
+
+    def rungs(self, rows_out: int, rows_in: int, dtype: torch.dtype) -> tuple[int, ...]:
+        """Probe a product of this shape on a weight made for it."""
+        key = (rows_out, rows_in, dtype)
+        if key not in self._known:
+            x = probe_rows(RUNGS[-1], rows_in, dtype)
+            product = PackedLinear(probe_weight(rows_out, rows_in, dtype), None).raw
+            self._known[key] = agreeing_rungs(product, x, RUNGS)
+        return self._known[key]
+
+    def head_rungs(self, head: PackedLinear, dtype: torch.dtype) -> tuple[int, ...]:
+        """Probe the output head itself: too large to be packed a second time."""
+        key = (head.rows_out, head.rows_in, dtype)
+        if key not in self._known:
+            generator = torch.Generator().manual_seed(head.rows_in)
+            x = torch.randn(HEAD_RUNGS[-1], head.rows_in, generator=generator).to(dtype)
+            self._known[key] = agreeing_rungs(head.raw, x, HEAD_RUNGS)
+        return self._known[key]
+
+    def describe(self) -> str:
+        """One line: the row counts in use per shape."""
+        return "; ".join(
+            f"{n}x{k} {str(d).removeprefix('torch.')}: {r[0]}..{r[-1]} rows ({len(r)} sizes)"
+            for (n, k, d), r in self._known.items()
+        )

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "smollm2:135m"
 PANEL = "Engine"
 POLICY_KINDS = ("order", "admission", "batching", "preemption")
+MODEL_HELP = "Name (see 'headrace models list'), .gguf file, Hugging Face directory or hub id."
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="[MODEL]",
-        help="A name from 'headrace models list', a .gguf file, a Hugging Face directory or hub id.",
+        help=MODEL_HELP,
         show_default=True,
     ),
 ]
@@ -40,7 +41,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help="A name from 'headrace models list', a .gguf file, a Hugging Face directory or hub id.",
+        help=MODEL_HELP,
     ),
 ]
 UrlOption = Annotated[

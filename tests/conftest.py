@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from headrace.models.loader import ModelFiles
 
 # No deadline: the time an example takes says nothing on a shared machine. In CI the examples are
 # the same in every run, so that a failure is the change's own.
@@ -13,3 +16,12 @@ settings.register_profile(
     "ci", parent=settings.get_profile("local"), derandomize=True, print_blob=True
 )
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session")
+def default_model() -> ModelFiles:
+    """The default model, fetched once into the user's cache."""
+    from headrace.models.loader import open_model
+    from headrace.models.source import resolve
+
+    return open_model(resolve("smollm2:135m", progress=False))

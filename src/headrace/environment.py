@@ -18,3 +18,8 @@ def cache_dir() -> Path:
 def api_keys() -> tuple[str, ...]:
     """API keys of HEADRACE_API_KEYS, separated by commas or white space."""
     return tuple(os.environ.get("HEADRACE_API_KEYS", "").replace(",", " ").split())
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """The environment for a program we start: ours with ``changes``."""
+    return {**os.environ, **changes}

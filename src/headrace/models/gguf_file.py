@@ -163,7 +163,7 @@ class _Header:
         return self._take(length).decode("utf-8", errors="replace")
 
     def _count(self, what: str) -> int:
-        count = self._number("Q")
+        count: int = self._number("Q")
         if count > _MAX_COUNT:
             raise self._damaged(f"it says it has {count} {what}")
         return count

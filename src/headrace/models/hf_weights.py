@@ -151,6 +151,12 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+def tensor_sizes(folder: Path) -> list[tuple[str, int]]:
+    """Type and bytes of every tensor that the model's reader can use. Raises as HfWeights does."""
+    places = _places(folder).values()
+    return [(place.dtype, place.nbytes) for place in places if place.dtype in _DTYPE_BYTES]
+
+
 def _places(folder: Path) -> dict[str, _Place]:
     from safetensors import SafetensorError, safe_open
 

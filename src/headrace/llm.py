@@ -281,12 +281,13 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
         return [[item for item in several if isinstance(item, int)]]
     found: list[Prompt] = []
     for place, item in enumerate(several):
-        ids = isinstance(item, Sequence) and all(isinstance(token, int) for token in item)
-        if isinstance(item, str) or ids:
-            found.append(item)
-        else:
+        if isinstance(item, int) or not (
+            isinstance(item, str)
+            or all(isinstance(token, int) for token in item)
+        ):
             raise InvalidRequest(
                 f"prompt {place} of {len(several)} is neither text nor a list of token ids",
                 "prompt",
             )
+        found.append(item)
     return found

@@ -108,6 +108,8 @@ def parse_line(number: int, raw: bytes, defaults: dict[str, Any]) -> BatchLine:
         url, body = _batch_request(value, custom_id)
     else:
         url, body = _plain_request(value, custom_id)
+    if "max_completion_tokens" in body:  # the newer name of max_tokens
+        defaults = {name: value for name, value in defaults.items() if name != "max_tokens"}
     return BatchLine(number, custom_id, url, {**defaults, **body}, digest(raw))
 
 

@@ -118,8 +118,14 @@ class BatchOutput:
     @staticmethod
     def _write(file: BinaryIO, record: dict[str, Any]) -> None:
         data = memoryview(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-        while data:
-            data = data[file.write(data) :]
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError as error:
+            raise ConfigError(
+                f"the output {file.name} cannot be written: {error.strerror};"
+                " make room and run the same command again to resume"
+            ) from error
 
     def _sync(self) -> None:
         os.fsync(self._file.fileno())

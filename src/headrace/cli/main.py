@@ -7,7 +7,6 @@ HeadraceError ends the program with one line on standard error and exit code 2.
 from __future__ import annotations
 
 import importlib
-import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,7 +16,6 @@ from typer.core import TyperCommand, TyperGroup
 from headrace.nouns.errors import HeadraceError
 
 USAGE_ERROR = 2
-FAILED = 1
 INTERRUPTED = 130
 
 
@@ -130,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

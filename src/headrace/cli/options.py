@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -130,7 +130,7 @@ class EngineOptions:
         """The engine's configuration for ``model``. Raises ConfigError."""
         from headrace.engine.config import EngineConfig
 
-        return EngineConfig(
+        base = EngineConfig(
             model=model,
             dtype=self.dtype,
             cache_bytes=None if self.cache is None else parse_size(self.cache),
@@ -141,7 +141,14 @@ class EngineOptions:
             tpot_target=self.tpot_target,
             prefix_cache=self.prefix_cache,
             threads=self.threads,
-            **parse_policies(self.policy or []),
+        )
+        chosen = parse_policies(self.policy or [])
+        return replace(
+            base,
+            order=chosen.get("order", base.order),
+            admission=chosen.get("admission", base.admission),
+            batching=chosen.get("batching", base.batching),
+            preemption=chosen.get("preemption", base.preemption),
         )
 
 

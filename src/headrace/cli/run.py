@@ -144,8 +144,10 @@ class Batch:
         import orjson
 
         body = orjson.dumps(line.body)
-        while (answer := await client.post(line.url, body)).status == 429:
+        answer = await client.post(line.url, body)
+        while answer.status == 429:  # somebody else fills the engine's queue
             await asyncio.sleep(min(float(answer.headers.get("retry-after", "1")), 5.0))
+            answer = await client.post(line.url, body)
         if answer.status == 200:
             usage = orjson.loads(answer.body)["usage"]
             cached = usage["prompt_tokens_details"]["cached_tokens"]

@@ -22,9 +22,9 @@ import torch
 
 from headrace.kernels.layout import IntArray, Layout
 from headrace.kernels.operators import AttentionShape
+from headrace.kernels.products import SPLIT, Products
 
 SPAN = 64  # keys per partial sum of the exponentials; contexts are padded to a multiple of it
-SPLIT = 256  # keys per partial sum of the values
 GATHER_BYTES = 3 << 20  # keys of a group of single rows: what stays in second-level caches
 CHUNK_BYTES = 8 << 20  # keys gathered at once for a long slice
 SCORE_BYTES = 8 << 20  # scores of one tile of query rows
@@ -81,7 +81,7 @@ class AttentionPlan:
     rows: int
     padded: int
     singles: int
-    min_rows: int
+    products: Products
     queries: torch.Tensor
     outputs: torch.Tensor
     groups: tuple[Group, ...]
@@ -97,15 +97,15 @@ def _hidden(positions: IntArray, keys: IntArray) -> torch.Tensor:
     return torch.from_numpy(keys > positions[:, None])
 
 
-def plan_attention(layout: Layout, shape: AttentionShape, min_rows: int) -> AttentionPlan:
-    """Build what all layers share. ``min_rows``: fewest rows a product may be called with."""
+def plan_attention(layout: Layout, shape: AttentionShape, products: Products) -> AttentionPlan:
+    """Build what all layers share."""
     singles = layout.singles
-    rows = max(min_rows, shape.group)
+    rows = max(products.min_rows, shape.group)
     slots = singles * shape.kv_heads
     queries = torch.zeros(slots, rows, shape.head_dim)
     longs = tuple(_plan_long(layout, shape, i) for i in range(singles, len(layout.lengths)))
     return AttentionPlan(
-        shape, layout.block_size, layout.rows, layout.padded, singles, min_rows,
+        shape, layout.block_size, layout.rows, layout.padded, singles, products,
         queries, torch.empty_like(queries), tuple(_plan_groups(layout, shape, singles)), longs,
     )  # fmt: skip
 
@@ -172,16 +172,6 @@ def _weights(scores: torch.Tensor) -> torch.Tensor:
     return spans.cumsum(-1)[..., -1:]
 
 
-def _weigh(weights: torch.Tensor, values: torch.Tensor, out: torch.Tensor, first: bool) -> None:
-    """out (+)= weights @ values, split by split. weights: [B, rows, keys], values: [B, keys, D]."""
-    for low in range(0, weights.shape[-1], SPLIT):
-        p, v = weights[..., low : low + SPLIT], values[:, low : low + SPLIT]
-        if first and low == 0:
-            torch.bmm(p, v, out=out)
-        else:
-            out.baddbmm_(p, v)
-
-
 def attend(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: AttentionPlan
 ) -> torch.Tensor:
@@ -207,12 +197,12 @@ def _attend_singles(
     for g in plan.groups:
         first, last = g.first * heads, g.last * heads
         k = keys.index_select(0, g.index).view(last - first, g.width, dim)
-        scores = torch.bmm(queries[first:last], k.transpose(1, 2))
+        scores = plan.products.scores(queries[first:last], k)
         view = scores.view(g.last - g.first, heads, -1, g.width)[..., g.visible :]
         view.masked_fill_(g.hidden, NEVER)
         total = _weights(scores)
         v = values.index_select(0, g.index).view(last - first, g.width, dim)
-        _weigh(scores, v, outputs[first:last], True)
+        plan.products.weigh(scores, v, outputs[first:last], True)
         outputs[first:last].div_(total)
     out[:n] = outputs[:, : shape.group].reshape(n, heads * shape.group * dim)
 
@@ -234,7 +224,7 @@ def _attend_long(
     for tile in long.tiles:
         tokens, first = tile.last - tile.first, long.row + tile.first
         count = shape.group * tokens
-        padded = max(count, plan.min_rows)
+        padded = max(count, plan.products.min_rows)
         queries = torch.zeros(heads, padded, dim)
         x = q[first : first + tokens].view(tokens, heads, shape.group, dim).permute(1, 2, 0, 3)
         queries[:, :count].view(heads, shape.group, tokens, dim).copy_(x)
@@ -242,14 +232,14 @@ def _attend_long(
         chunks = [(0, tile.width)] if whole else list(_chunks(tile.width, long.chunk))
         for low, high in chunks:
             k = all_keys[:, low:high] if whole else gather(keys, low, high)
-            scores[..., low:high] = torch.bmm(queries, k.transpose(1, 2))
+            scores[..., low:high] = plan.products.scores(queries, k)
         seen = scores[:, :count].view(heads, shape.group, tokens, -1)[..., tile.visible :]
         seen.masked_fill_(tile.hidden, NEVER)
         total = _weights(scores)
         result = torch.empty(heads, padded, dim)
         for low, high in chunks:
             v = all_values[:, low:high] if whole else gather(values, low, high)
-            _weigh(scores[..., low:high], v, result, low == 0)
+            plan.products.weigh(scores[..., low:high], v, result, low == 0)
         y = result.div_(total)[:, :count].view(heads, shape.group, tokens, dim)
         rows = out[first : first + tokens].view(tokens, heads, shape.group, dim)
         rows.copy_(y.permute(2, 0, 1, 3))

@@ -16,6 +16,7 @@ from headrace.kernels.attention import AttentionPlan, attend, plan_attention
 from headrace.kernels.layout import Layout
 from headrace.kernels.linear import PackedLinear, RungTable, common_rungs
 from headrace.kernels.operators import AttentionShape, HeadNorms, LayerCache, RopeTables
+from headrace.kernels.products import Products
 
 GATE_ROWS = 64  # rows gated at once, so that temporaries stay in second-level caches
 
@@ -44,16 +45,15 @@ class GatedWeight:
 class ReferenceOperators:
     """Torch operators with weights in float32 or bfloat16 and a float32 cache.
 
-    ``attention_rows`` is the smallest row count of a batched product that agrees with larger
-    ones on this machine (see kernels.dispatch).
+    ``products`` multiply queries, keys and values (see kernels.products.find_products).
     """
 
     name = "torch"
     cache_dtype = torch.float32
 
-    def __init__(self, weight_dtype: torch.dtype, attention_rows: int = 8) -> None:
+    def __init__(self, weight_dtype: torch.dtype, products: Products) -> None:
         self.weight_dtype = weight_dtype
-        self.attention_rows = attention_rows
+        self.products = products
         self.rungs = RungTable()
         self._packed: list[PackedLinear] = []
         self._step_rungs: tuple[int, ...] | None = None
@@ -99,7 +99,7 @@ class ReferenceOperators:
         head = torch.arange(heads)
         index = ((block[:, None] * heads + head) * size + offset[:, None]).reshape(-1)
         return Prepared(
-            plan_attention(layout, shape, self.attention_rows),
+            plan_attention(layout, shape, self.products),
             rope.cos.index_select(0, positions)[:, None, :],
             rope.sin.index_select(0, positions)[:, None, :],
             index,

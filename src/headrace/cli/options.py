@@ -30,9 +30,8 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "G
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help=MODEL_HELP,
-        show_default=True,
     ),
 ]
 ModelOption = Annotated[

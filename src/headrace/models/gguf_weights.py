@@ -38,7 +38,7 @@ _LAYER = {
 # Read into the configuration, or what frameworks can recompute.
 _IGNORED = re.compile(r"rope_freqs\.weight|blk\.\d+\.attn_rot_embd(\.weight)?")
 _PERMUTED = re.compile(r"layers\.\d+\.([qk])(_bias)?")
-_CHUNK_VALUES = 1 << 22  # dequantised at a time, so that a large tensor needs little besides itself
+_CHUNK_VALUES = 1 << 17  # dequantised at a time: little memory besides the result, and in the cache
 
 
 class GgufWeights:
@@ -95,7 +95,8 @@ class GgufWeights:
         step = max(1, _CHUNK_VALUES // max(1, flat.shape[1]))
         with np.errstate(all="ignore"):  # damaged scales give infinities, which sampling reports
             for row in range(0, flat.shape[0], step):
-                part = np.ascontiguousarray(stored.data[row : row + step])
+                # One long row: the package works on 16 rows at a time, slow where they are short.
+                part = stored.data[row : row + step].reshape(1, -1)
                 values = np.ascontiguousarray(dequantize(part, qtype), dtype=np.float32)
                 flat[row : row + step] = torch.from_numpy(values).view(-1, flat.shape[1])
         return out

@@ -17,6 +17,7 @@ UNIFORM = st.integers(0, 2**53 - 1).map(lambda bits: bits / 2**53)
 
 @given(st.lists(EXACT, min_size=1, max_size=700).filter(any), UNIFORM)
 @example([0.0, 1.0, 0.0], 0.0)
+@example([1.0] * 600, 0.9)
 @example([0.0] * 300 + [1.0] + [0.0] * 300, 1 - 2.0**-53)
 def test_inversion_is_the_first_cumulative_weight_above(weights: list[float], u: float) -> None:
     sums = list(accumulate(weights))

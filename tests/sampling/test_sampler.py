@@ -112,10 +112,15 @@ class TestEdits:
         forbidden = one(logits, sequence(temperature=0.0, logit_bias=((top, -100.0),)))
         assert forbidden.token == int(logits.topk(2).indices[1])
 
-    def test_min_tokens_holds_ends_off_until_reached(self) -> None:
+    @pytest.mark.parametrize("presence", [0.0, 0.01])
+    def test_min_tokens_holds_ends_off_until_reached(self, presence: float) -> None:
         logits = torch.tensor([0.0, 9.0, 8.0, 7.0])
         made = sequence(
-            temperature=0.0, min_tokens=2, stop_token_ids=(2, 99), eos_ids=frozenset({1})
+            temperature=0.0,
+            presence_penalty=presence,
+            min_tokens=2,
+            stop_token_ids=(2, 99),
+            eos_ids=frozenset({1}),
         )
         sampler = Sampler(4)
         tokens = []
@@ -313,7 +318,8 @@ def test_sequences_of_a_request_differ_and_repeat() -> None:
     logits = torch.zeros(1, 1000)
 
     def run(seed: int, index: int) -> list[int]:
-        made, sampler = sequence(seed=seed, index=index), Sampler(1000)
+        made: Sequence = sequence(seed=seed, index=index)
+        sampler = Sampler(1000)
         for _ in range(20):
             made.tokens.append(sampler.sample(logits, [made])[0].token)
         return made.tokens

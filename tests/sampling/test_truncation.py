@@ -40,7 +40,7 @@ def reference(logits: torch.Tensor, t: float, k: int, p: float, m: float) -> tor
         steps.append(TopPLogitsWarper(p))
     if m:
         steps.append(MinPLogitsWarper(m))
-    scores: torch.Tensor = steps(torch.zeros(len(logits), 1, dtype=torch.long), logits.clone())
+    scores: torch.Tensor = steps(torch.zeros(len(logits), 1).long(), logits.clone())
     return scores.double().softmax(-1)
 
 
@@ -99,6 +99,15 @@ def test_equal_logits_are_kept_from_the_lowest_id() -> None:
     linear = weigh(logits, how)
     keep_nucleus(linear, logits, how.top_p)
     assert linear.nonzero()[:, 1].tolist() == [1, 2]
+
+
+def test_a_mass_of_exactly_top_p_is_enough() -> None:
+    logits = torch.zeros(1, 8)
+    how = draws(logits, 1.0, p=0.5)
+    assert truncate(logits, how, 8)[2].item() == 4
+    linear = weigh(logits, how)
+    keep_nucleus(linear, logits, how.top_p)
+    assert linear.tolist() == [[1.0] * 4 + [0.0] * 4]
 
 
 @pytest.mark.parametrize("p", [1e-9, 0.3])

@@ -53,8 +53,12 @@ class Recipe:
         return (
             self.penalises
             or len(self.bias_ids) > 0
-            or (len(self.suppressed) > 0 and sequence.output_len < self.min_tokens)
+            or (len(self.suppressed) > 0 and self.early(sequence))
         )
+
+    def early(self, sequence: Sequence) -> bool:
+        """Whether the next token of ``sequence`` may not end it."""
+        return sequence.output_len < self.min_tokens
 
     @classmethod
     def of(cls, sequence: Sequence, vocab_size: int) -> Recipe:

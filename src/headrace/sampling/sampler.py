@@ -143,7 +143,7 @@ class Sampler:
     def _edit(self, row: _Row) -> Edit:
         sequence, recipe = row.sequence, row.recipe
         edit = Edit(bias_ids=recipe.bias_ids, biases=recipe.biases)
-        if sequence.output_len < recipe.min_tokens:
+        if recipe.early(sequence):
             edit = replace(edit, suppressed=recipe.suppressed)
         if not recipe.penalises:
             return edit

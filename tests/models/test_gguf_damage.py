@@ -41,8 +41,7 @@ def use(path: Path, content: bytes) -> bool:
             files.weights.get(name, torch.float32)
         ids = files.tokenizer.encode("hello <|im_end|> world")
         files.tokenizer.decode(ids)
-    except ModelError as error:
-        assert len(str(error)) > 20
+    except ModelError:
         return False
     return True
 

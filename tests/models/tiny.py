@@ -22,7 +22,7 @@ CORPUS = [
     "I'll they've we're it's HE'LL don't 'quoted'",
     "0 1 12 123 1234 12345678901234567890 3.14159 1,000,000 ½ ² ٣ ४",
     "naïve café Zürich Ærøskøbing ﬁne Å",
-    "你好，世界。これはテストです。 한국어 텍스트 ไทย हिन्दी العربية עברית",
+    "你好，世界。これはテストです。 한국어 텍스트 ไทย हिन्दी العربية עברית",  # noqa: RUF001
     "emoji 🎉👩‍👩‍👧‍👦🏳️‍🌈 and flags 🇳🇴",
     "def f(x: int) -> int:\n    return {'a': x ** 2}[\"a\"]  # comment\n\n\nclass A:\n\tpass\n",
     'for(i=0;i<10;++i){printf("%d\\n",i);}/*!?*/ && || != ->',

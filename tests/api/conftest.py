@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from openai import OpenAI
 
@@ -27,6 +28,13 @@ def server(service: EngineService) -> Iterator[LiveServer]:
 @pytest.fixture(scope="session")
 def client(server: LiveServer) -> OpenAI:
     return client_of(server)
+
+
+@pytest.fixture(scope="session")
+def http(server: LiveServer) -> Iterator[httpx.Client]:
+    """Plain HTTP with the server's URL before each path; keeps its connection."""
+    with httpx.Client(base_url=server.url, timeout=20) as client:
+        yield client
 
 
 def client_of(server: LiveServer, key: str = "none") -> OpenAI:

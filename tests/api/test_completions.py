@@ -139,7 +139,13 @@ def test_our_extensions(client: OpenAI) -> None:
 
     assert text(ignore_eos=True) == "abcabc"  # the end token in between has no text
     assert text(stop_token_ids=[98]) == "a"
-    neutral = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "min_tokens": 1, "priority": 3}
+    neutral: dict[str, object] = {
+        "top_k": 5,
+        "min_p": 0.1,
+        "repetition_penalty": 1.1,
+        "min_tokens": 1,
+        "priority": 3,
+    }
     assert text(**neutral) == "abc"
 
 

@@ -67,8 +67,7 @@ class Guard:
 
 def _check_browser(headers: Headers) -> None:
     host = headers.get("host", "localhost")
-    name = urlsplit(f"//{host}").hostname or ""
-    if not is_loopback(name):
+    if not is_loopback(_split(host)[0]):
         raise Failure(
             403,
             f"the request is addressed to {host[:80]!r}, but this server has no API keys and"
@@ -76,10 +75,19 @@ def _check_browser(headers: Headers) -> None:
             code="host_not_allowed",
         )
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and _split(origin.partition("//")[2])[1] != host:
         raise Failure(
             403,
             f"pages of {origin[:80]!r} may not use this server; set API keys or pass"
             " --allow-unauthenticated",
             code="origin_not_allowed",
         )
+
+
+def _split(address: str) -> tuple[str, str]:
+    """Host name, and host name with port; both empty where there is no such thing."""
+    try:
+        parts = urlsplit(f"//{address}")
+    except ValueError:
+        return "", ""
+    return parts.hostname or "", parts.netloc

@@ -98,6 +98,7 @@ def serve(engine: Engine, settings: ServerSettings, announce: Announce = print) 
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         lifespan="off",
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -32,7 +32,7 @@ def test_missing_extension_warns_once_and_names_the_remedy(
     assert first.reason.startswith("not built")
     assert "compiler" in first.reason
     assert [record.getMessage() for record in caplog.records] == [
-        f"C++ kernels are off, the slower torch reference is used: {first.reason}"
+        f"the C++ extension is off, torch operators are used instead: {first.reason}"
     ]
 
 

@@ -51,7 +51,7 @@ def read_bandwidth(machine: Machine, seconds: float) -> Ceiling:
     buffers = [np.ones(size, np.uint8) for _ in range(threads)]
     if extension is None:
         calls = [partial(np.sum, buffer.view(np.uint64)) for buffer in buffers]
-        how = "numpy sums, which may not reach the limit"
+        how = "numpy sums (the limit may be higher)"
     else:
         calls = [partial(extension.stream_read, buffer, 1) for buffer in buffers]
         how = "C++ loads"

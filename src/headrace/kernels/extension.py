@@ -40,5 +40,5 @@ def load_extension(name: str = _NAME) -> Extension:
         reason = f"{state}; {_REMEDY}"
     else:
         return Extension(module, "built and loaded")
-    log.warning("C++ kernels are off, the slower torch reference is used: %s", reason)
+    log.warning("the C++ extension is off, torch operators are used instead: %s", reason)
     return Extension(None, reason)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-RUNGS = (2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256,
-         320, 384, 448, 512, 768, 1024)  # fmt: skip
+from headrace.kernels.probe import cancelling_rows
+
+RUNGS = (2, 4, 8, 16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 HEAD_RUNGS = (2, 4, 8, 16, 32, 48, 64, 96, 128)
 
 Product = Callable[[torch.Tensor], torch.Tensor]
@@ -63,29 +64,6 @@ class PackedLinear:
         return self.raw(torch.nn.functional.pad(x, (0, 0, 0, rung - rows)))[:rows]
 
 
-def probe_weight(rows_out: int, rows_in: int, dtype: torch.dtype) -> torch.Tensor:
-    """A weight whose products with ``probe_rows`` cancel, leaving only the rounding of the sums.
-
-    Two kernels that add in different orders then disagree in nearly every element.
-    """
-    generator = torch.Generator().manual_seed(rows_out * 31 + rows_in)
-    half = torch.randn(rows_out, rows_in // 2, generator=generator).to(dtype)
-    pieces = [half, half]
-    if rows_in % 2:
-        pieces.append(torch.zeros(rows_out, 1, dtype=dtype))
-    return torch.cat(pieces, 1)
-
-
-def probe_rows(rows: int, rows_in: int, dtype: torch.dtype) -> torch.Tensor:
-    """Inputs [rows, K] for ``probe_weight``."""
-    generator = torch.Generator().manual_seed(rows_in)
-    half = torch.randn(rows, rows_in // 2, generator=generator).to(dtype)
-    pieces = [half, -half]
-    if rows_in % 2:
-        pieces.append(torch.randn(rows, 1, generator=generator).to(dtype))
-    return torch.cat(pieces, 1)
-
-
 def agreeing_rungs(product: Product, x: torch.Tensor, rungs: Sequence[int]) -> tuple[int, ...]:
     """The largest set of row counts for which ``product`` gives the same rows of ``x``.
 
@@ -124,9 +102,8 @@ class RungTable:
         """Probe a product of this shape on a weight made for it."""
         key = (rows_out, rows_in, dtype)
         if key not in self._known:
-            x = probe_rows(RUNGS[-1], rows_in, dtype)
-            product = PackedLinear(probe_weight(rows_out, rows_in, dtype), None).raw
-            self._known[key] = agreeing_rungs(product, x, RUNGS)
+            x, weight = cancelling_rows(RUNGS[-1], rows_out, rows_in, dtype)
+            self._known[key] = agreeing_rungs(PackedLinear(weight, None).raw, x, RUNGS)
         return self._known[key]
 
     def head_rungs(self, head: PackedLinear, dtype: torch.dtype) -> tuple[int, ...]:

@@ -6,10 +6,12 @@ from typing import Protocol
 
 import torch
 
+from headrace.kernels.probe import cancelling_rows
+
 SPLIT = 256  # keys per partial sum of the values
 
 _ROWS = (1, 2, 3, 4, 6, 8, 16)  # candidates for the fewest rows
-_MORE_ROWS = (5, 7, 9, 24, 96, 512)
+_MORE_ROWS = (5, 7, 9, 25, 97, 512)
 _KEYS = (64, 192, 256)
 _BATCHES = (1, 5, 48)
 
@@ -117,17 +119,10 @@ def smallest_agreeing_rows(head_dim: int) -> int | None:
 
 class _Check:
     def __init__(self, head_dim: int) -> None:
-        generator = torch.Generator().manual_seed(head_dim)
-
-        def cancelling(size: int, count: int, sign: float) -> torch.Tensor:
-            half = torch.randn(2, count, -(-size // 2), generator=generator)
-            return torch.cat((half, sign * half), -1)[..., :size].contiguous()
-
         top = max(_MORE_ROWS)
-        self.q = cancelling(head_dim, top, -1.0)
-        self.k = cancelling(head_dim, 2 * SPLIT, 1.0)
-        self.p = cancelling(SPLIT, top, -1.0)
-        self.v = cancelling(SPLIT, head_dim, 1.0).transpose(1, 2).contiguous()
+        self.q, self.k = _pairs(top, 2 * SPLIT, head_dim)
+        self.p, columns = _pairs(top, head_dim, SPLIT)
+        self.v = columns.transpose(1, 2).contiguous()
         self.scores = torch.bmm(self.q, self.k.transpose(1, 2))
         self.values = torch.bmm(self.p, self.v)
         self.sums = torch.ones_like(self.values).baddbmm_(self.p, self.v)
@@ -172,3 +167,9 @@ class _Check:
             ):
                 return False
         return True
+
+
+def _pairs(rows: int, columns: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two matrices [rows, size] and two [columns, size] whose products cancel."""
+    pairs = [cancelling_rows(rows, columns, size, torch.float32, seed) for seed in (1, 2)]
+    return torch.stack([x for x, _ in pairs]), torch.stack([w for _, w in pairs])

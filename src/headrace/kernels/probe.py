@@ -1,0 +1,25 @@
+"""Operands that make a product show the order of its sums."""
+
+from __future__ import annotations
+
+import torch
+
+
+def cancelling_rows(
+    rows: int, columns: int, size: int, dtype: torch.dtype, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [rows, size] and w [columns, size] with x w^T = 0 but for the rounding of its sums.
+
+    Every product occurs twice with opposite signs, at random places. Two kernels that add in
+    different orders then disagree in most elements, also after rounding to bfloat16, where with
+    ordinary operands nearly all would look the same. (With the halves in the same order a kernel
+    that sums them apart would cancel exactly, and show nothing.)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(size, generator=generator)
+    x = torch.randn(rows, size // 2, generator=generator)
+    w = torch.randn(columns, size // 2, generator=generator)
+    odd = size % 2
+    x = torch.cat((x, -x, x[:, :odd]), 1)[:, order]
+    w = torch.cat((w, w, 0 * w[:, :odd]), 1)[:, order]
+    return x.to(dtype).contiguous(), w.to(dtype).contiguous()

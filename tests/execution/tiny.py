@@ -1,0 +1,119 @@
+"""A tiny random model on real operators, and schedules to drive it with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+
+import torch
+
+from headrace.execution.kv_cache import KVCache
+from headrace.execution.local import LocalExecutor
+from headrace.kernels.dispatch import choose
+from headrace.models.config import ModelConfig, RopeConfig
+from headrace.models.transformer import Transformer
+from headrace.nouns.request import Request
+from headrace.nouns.sequence import Sequence
+from headrace.nouns.step import Sampled, Slice, Step, StepResult
+
+VOCAB = 160
+
+
+class RandomWeights:
+    """Random weights of a config, by canonical name, the same at every call."""
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.tensors = {}
+        for name, shape in config.weight_shapes().items():
+            tensor = torch.randn(shape, generator=generator)
+            if name == "norm" or name.endswith("_norm"):
+                tensor = 1 + 0.1 * tensor
+            elif len(shape) == 2:
+                tensor = tensor * shape[1] ** -0.5
+            self.tensors[name] = tensor
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in self.tensors.values())
+
+    def names(self) -> list[str]:
+        return list(self.tensors)
+
+    def get(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        return self.tensors[name].to(dtype, copy=True)
+
+    def stored(self, name: str) -> object:
+        raise KeyError(name)
+
+
+def tiny_config(**changes: object) -> ModelConfig:
+    fields: dict[str, object] = {
+        "architecture": "llama", "hidden_size": 96, "num_layers": 2, "num_heads": 6,
+        "num_kv_heads": 2, "head_dim": 32, "intermediate_size": 160, "vocab_size": VOCAB,
+        "max_context": 1024, "rope": RopeConfig(),
+    }  # fmt: skip
+    return ModelConfig(**(fields | changes))  # type: ignore[arg-type]
+
+
+class Recorder:
+    """A sampler that keeps the logits and always takes the most likely token."""
+
+    def __init__(self) -> None:
+        self.logits: torch.Tensor = torch.empty(0)
+        self.calls = 0
+
+    def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
+        self.logits = logits.clone()
+        self.calls += 1
+        return [Sampled(token) for token in logits.argmax(-1).tolist()]
+
+
+@cache
+def tiny_transformer(dtype: str, architecture: str = "llama") -> Transformer:
+    changes: dict[str, object] = {"architecture": architecture}
+    if architecture == "qwen2":
+        changes["attention_bias"] = True
+    if architecture == "qwen3":
+        changes["qk_norm"] = True
+    config = tiny_config(**changes)
+    operators = choose(dtype, config.head_dim).operators
+    return Transformer(config, RandomWeights(config), operators, config.max_context)
+
+
+def executor(
+    transformer: Transformer, num_blocks: int = 256, block_size: int = 16
+) -> LocalExecutor:
+    cache_ = KVCache(
+        transformer.config.num_layers, transformer.shape, num_blocks, block_size,
+        transformer.operators.cache_dtype,
+    )  # fmt: skip
+    return LocalExecutor(transformer, cache_, Recorder())
+
+
+def sequence(tokens: Iterable[int], blocks: Iterable[int]) -> Sequence:
+    prompt = tuple(tokens)
+    seq = Sequence.of(Request(id="r", prompt=prompt, max_tokens=1000), 0)
+    seq.blocks = list(blocks)
+    return seq
+
+
+def run(executor_: LocalExecutor, *slices: Slice, padding: int = 0) -> StepResult:
+    executor_.submit(Step(1, slices, padding=padding))
+    result = executor_.collect()
+    assert result.error is None, result.error
+    for piece in slices:
+        piece.sequence.computed = piece.end
+    return result
+
+
+def logits_of(executor_: LocalExecutor) -> torch.Tensor:
+    """Logits of the last step, a row per sampling slice, in the step's order."""
+    assert isinstance(executor_.sampler, Recorder)
+    return executor_.sampler.logits
+
+
+def whole(executor_: LocalExecutor, seq: Sequence) -> torch.Tensor:
+    """Logits after all known tokens, from what is computed on, in one step."""
+    run(executor_, Slice(seq, seq.computed, len(seq.tokens) - seq.computed, True))
+    return logits_of(executor_)[0]

@@ -1,0 +1,80 @@
+"""Packed products: right, and the same for a row in calls of any size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from headrace.kernels.linear import (
+    RUNGS,
+    PackedLinear,
+    RungTable,
+    agreeing_rungs,
+    common_rungs,
+)
+from headrace.kernels.probe import cancelling_rows
+
+DTYPES = (torch.float32, torch.bfloat16)
+SHAPES = ((96, 64), (160, 96), (64, 160), (30, 33))
+
+
+def packed(rows_out: int, rows_in: int, dtype: torch.dtype, bias: bool = False) -> PackedLinear:
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(rows_out, rows_in, generator=generator).to(dtype)
+    product = PackedLinear(weight, torch.randn(rows_out, generator=generator) if bias else None)
+    product.rungs = RungTable().rungs(rows_out, rows_in, dtype)
+    return product
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_row_does_not_depend_on_its_call(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    product = packed(*shape, dtype)
+    x = torch.randn(1100, shape[1], generator=torch.Generator().manual_seed(1)).to(dtype)
+    whole = product(x)
+    for first, last in ((0, 1), (3, 5), (7, 24), (100, 165), (1, 600), (90, 1099)):
+        assert torch.equal(product(x[first:last]), whole[first:last])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_product_is_right(bias: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(40, 24, generator=generator)
+    offset = torch.randn(40, generator=generator) if bias else None
+    product = PackedLinear(weight, offset)
+    product.rungs = RungTable().rungs(40, 24, torch.float32)
+    x = torch.randn(9, 24)
+    expected = x.double() @ weight.double().T + (0.0 if offset is None else offset.double())
+    assert torch.allclose(product(x).double(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [576, 33])
+def test_probes_cancel_so_that_orders_of_summation_show(size: int, dtype: torch.dtype) -> None:
+    x, weight = cancelling_rows(32, 64, size, dtype)
+    assert (x.double() @ weight.double().T).abs().max() < 1e-10
+    products = x[:, None].float() * weight.float()
+    forwards = products.cumsum(-1, dtype=torch.float32)[..., -1].to(dtype)
+    halves = products[..., ::2].sum(-1) + products[..., 1::2].sum(-1)
+    assert (forwards != halves.to(dtype)).float().mean() > 0.2
+
+
+def test_a_product_that_changes_its_order_is_split_into_classes() -> None:
+    x, weight = cancelling_rows(RUNGS[-1], 16, 64, torch.float32)
+
+    def moody(x: torch.Tensor) -> torch.Tensor:
+        if len(x) <= 32:
+            return (x.double() @ weight.T.double()).float() + 1e-6
+        return (x.double() @ weight.T.double()).float()
+
+    assert agreeing_rungs(moody, x, RUNGS) == tuple(r for r in RUNGS if r > 32)
+    assert agreeing_rungs(moody, x, (2, 4, 8, 16, 32, 64)) == (2, 4, 8, 16, 32)
+
+
+def test_common_rungs() -> None:
+    first, second = packed(96, 64, torch.float32), packed(64, 160, torch.float32)
+    first.rungs, second.rungs = (2, 4, 8, 64), (4, 16, 64)
+    assert common_rungs([first, second]) == (4, 64)
+    assert common_rungs([]) == ()
+    second.rungs = (3,)
+    assert common_rungs([first, second]) == ()

@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 Report = Callable[[str], None]
 
-# Whole prompts are computed in one step by these policies, so the executor needs more room.
-WHOLE_PROMPTS = ("prefill-first", "static")
-WHOLE_PROMPT_TOKENS = 2048
-
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -68,13 +64,17 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
 
     ``report`` gets a line for each choice made. Raises ModelError or ConfigError.
     """
-    chosen = policies(config)  # before the slow part: a wrong name is known at once
+    from headrace.execution.memory_plan import STEP_ROWS
+
+    # Before the slow part, so that a wrong option is known at once.
+    chosen = policies(config)
+    Limits(config.token_budget or 1, STEP_ROWS, config.max_sequences)
+
     from headrace.execution.build import build_executor, measure_budget
     from headrace.models.loader import open_model
     from headrace.models.source import resolve
 
     files = open_model(resolve(config.model))
-    step_tokens = WHOLE_PROMPT_TOKENS if config.batching in WHOLE_PROMPTS else None
     built = build_executor(
         files,
         dtype=config.dtype,
@@ -91,11 +91,7 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
     else:
         budget, reason = config.token_budget, "set by the user"
     report(f"token budget: {budget} a step ({reason})")
-    limits = Limits(
-        token_budget=budget,
-        step_tokens=max(budget, config.max_sequences, step_tokens or 0),
-        sequences=config.max_sequences,
-    )
+    limits = Limits(budget, STEP_ROWS, config.max_sequences)
     memory = SequenceMemory(built.num_blocks, built.block_size, config.prefix_cache)
     scheduler = Scheduler(memory, chosen, limits, emit)
     tokenizer = files.tokenizer

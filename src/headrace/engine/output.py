@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from headrace.nouns.delta import Delta, TokenLogprob, Usage
-from headrace.nouns.sequence import FinishReason, Sequence
+from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Sampled
 from headrace.sampling.detokenizer import Detokenizer
 from headrace.sampling.stops import StopStrings

@@ -167,12 +167,9 @@ class EngineService:
         """
         built, model = self.built, self.model
         prompt = tuple(prompt_ids)
-        for token in prompt:
-            if not 0 <= token < model.vocab_size:
-                raise InvalidRequest(
-                    f"prompt token {token} is outside the vocabulary of {model.vocab_size}",
-                    "prompt",
-                )
+        self._check_vocabulary("prompt", prompt)
+        self._check_vocabulary("logit_bias", [token for token, _ in params.logit_bias])
+        self._check_vocabulary("stop_token_ids", params.stop_token_ids)
         capacity = built.total_blocks * built.block_size
         room = min(model.max_context, capacity + 1) - len(prompt)
         if room < 1 or (params.max_tokens or 1) > room:
@@ -374,6 +371,14 @@ class EngineService:
     def _emit(self, event: Event) -> None:
         for sink in self._sinks:
             sink(event)
+
+    def _check_vocabulary(self, param: str, tokens: Iterable[int]) -> None:
+        size = self.model.vocab_size
+        for token in tokens:
+            if not 0 <= token < size:
+                raise InvalidRequest(
+                    f"{param} has token {token}; the vocabulary is 0 to {size - 1}", param
+                )
 
     def _check_alive(self) -> None:
         if self._failure is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -221,6 +222,24 @@ def test_an_address_that_is_taken() -> None:
             bind("127.0.0.1", port)
     with pytest.raises(ConfigError, match=r"nowhere\.invalid"):
         bind("nowhere.invalid", 0)
+
+
+def test_chunks_are_sent_without_delay() -> None:
+    async def accepted_socket() -> int:
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            made: socket.socket = writer.get_extra_info("socket")
+            accepted.set_result(made.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with bind("127.0.0.1", 0) as listener:
+            async with await asyncio.start_server(accept, sock=listener):
+                _, writer = await asyncio.open_connection(*listener.getsockname())
+                writer.close()
+                return await asyncio.wait_for(accepted, 20)
+
+    assert asyncio.run(accepted_socket())
 
 
 def test_an_idle_server_takes_no_steps(slow: tuple[EngineService, LiveServer]) -> None:

@@ -44,7 +44,7 @@ def test_tokenize_and_detokenize(server: LiveServer) -> None:
     message = {"role": "user", "content": "a"}
     assert post("/tokenize", {"messages": [message]})["tokens"] == [97]
     assert post("/detokenize", {"tokens": made["tokens"]}) == {"prompt": "<start>aé"}
-    assert post("/detokenize", {"tokens": [260]})["error"]["param"] == "tokens.0"
+    assert post("/detokenize", {"tokens": [260]})["error"]["param"] == "tokens[0]"
     assert post("/tokenize", {})["error"]["code"] == "invalid_value"
     assert post("/tokenize", {"prompt": "a", "messages": [message]})["error"]["param"] == "prompt"
     assert post("/tokenize", {"prompt": "a", "tools": []})["error"]["param"] == "tools"

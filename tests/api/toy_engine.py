@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from headrace.engine.build import BuiltEngine, ModelInfo, policies
@@ -65,15 +65,15 @@ class ToyTemplate:
     """Writes the contents, and tools if ``takes_tools``; the last user message is echoed."""
 
     def __init__(self, takes_tools: bool = True) -> None:
-        self._takes_tools = takes_tools
+        self.supports_tools = takes_tools
 
     def render(
         self,
-        messages: list[dict[str, Any]],
-        tools: list[dict[str, Any]] | None = None,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
     ) -> str:
-        names = [tool["function"]["name"] for tool in tools or []] if self._takes_tools else []
+        names = [tool["function"]["name"] for tool in tools or []]
         return "".join(f"[{name}]" for name in names) + "".join(
             message["content"] for message in messages
         )

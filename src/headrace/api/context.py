@@ -20,6 +20,7 @@ from headrace.api.settings import ServerSettings
 TENANT = "headrace.tenant"
 """Where the guard leaves the tenant in a request's ASGI scope."""
 LONG_TEXT = 4096
+"""Characters from which on a text is not worked on by the event loop's thread."""
 
 AnyBody = TypeVar("AnyBody", bound=Body)
 

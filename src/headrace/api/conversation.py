@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
-from headrace.api.context import encode
+from headrace.api.context import LONG_TEXT, encode
 from headrace.api.engine import Model
 from headrace.api.schemas.chat import Message, Tool
 from headrace.nouns.errors import InvalidRequest
@@ -25,19 +26,19 @@ async def prompt_of(
         raise InvalidRequest(
             f"the model {model.name!r} has no chat template; use /v1/completions", "messages"
         )
+    if tools and not template.supports_tools:
+        raise InvalidRequest(
+            f"the chat template of {model.name!r} has no place for tools; leave tools out,"
+            " or set tool_choice to 'none'",
+            "tools",
+            "unsupported_parameter",
+        )
     shown = [_plain(message, i) for i, message in enumerate(messages)]
-    text = template.render(shown)
-    if tools:
-        defined = [tool.model_dump(exclude_unset=True) for tool in tools]
-        with_tools = template.render(shown, tools=defined)
-        if with_tools == text:
-            raise InvalidRequest(
-                f"the chat template of {model.name!r} has no place for tools; leave tools out,"
-                " or set tool_choice to 'none'",
-                "tools",
-                "unsupported_parameter",
-            )
-        text = with_tools
+    defined = [tool.model_dump(exclude_unset=True) for tool in tools or []] or None
+    if len(shown) + sum(len(message["content"]) for message in shown) < LONG_TEXT:
+        text = template.render(shown, tools=defined)
+    else:
+        text = await asyncio.to_thread(template.render, shown, defined)
     return await encode(model, text, add_special=False)
 
 
@@ -45,7 +46,7 @@ def _plain(message: Message, number: int) -> dict[str, Any]:
     """The message as templates expect it."""
     if message.content is None and not message.tool_calls:
         raise InvalidRequest(
-            "the message has no content; give a text", f"messages.{number}.content"
+            "the message has no content; give a text", f"messages[{number}].content"
         )
     role = "system" if message.role == "developer" else message.role
     plain: dict[str, Any] = {"role": role, "content": message.content or ""}

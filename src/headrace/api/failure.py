@@ -89,7 +89,9 @@ def of_validation(error: ValidationError) -> Failure:
 
 
 def _path(parts: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in parts)
+    """Such as ``messages[0].content``."""
+    steps = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return "".join(steps).removeprefix(".")
 
 
 def _shown(value: object) -> str:

@@ -36,7 +36,7 @@ def router(context: Context) -> APIRouter:
             if not 0 <= token < model.vocab_size:
                 raise InvalidRequest(
                     f"tokens[{i}] is {token}; the model's tokens are 0 to {model.vocab_size - 1}",
-                    f"tokens.{i}",
+                    f"tokens[{i}]",
                 )
         return {"prompt": model.tokenizer.decode(body.tokens, skip_special=False)}
 

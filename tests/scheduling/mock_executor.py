@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from headrace.memory.sequence_memory import SequenceMemory
 from headrace.nouns.event import Event
@@ -11,15 +12,21 @@ from headrace.nouns.request import Request
 from headrace.nouns.sampling_params import SamplingParams
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Sampled, Step, StepResult
+from headrace.scheduling.policy import (
+    AdmissionPolicy,
+    BatchingPolicy,
+    OrderPolicy,
+    PreemptionPolicy,
+)
 from headrace.scheduling.registry import create
 from headrace.scheduling.scheduler import Limits, Policies, Scheduler
 
 VOCAB = 1000
 
 
-def next_token(tokens: list[int]) -> int:
-    """A model of sorts: the next token depends on all tokens before."""
-    value = len(tokens)
+def next_token(tokens: list[int], index: int = 0) -> int:
+    """A model of sorts: the next token depends on all tokens before and on the sibling's index."""
+    value = len(tokens) + 7919 * index
     for token in tokens:
         value = (value * 31 + token + 7) % 1_000_003
     return value % VOCAB
@@ -32,12 +39,18 @@ class CacheModel:
     block_size: int
     slots: dict[tuple[int, int], int] = field(default_factory=dict)
 
-    def copy(self, source: int, destination: int) -> None:
-        for slot in range(self.block_size):
-            if (source, slot) in self.slots:
-                self.slots[destination, slot] = self.slots[source, slot]
+    def copy(self, moves: tuple[tuple[int, int], ...]) -> None:
+        """All at once, as the real cache does: sources are read before any write."""
+        held = [
+            (destination, slot, self.slots.get((source, slot)))
+            for source, destination in moves
+            for slot in range(self.block_size)
+        ]
+        for block, slot, token in held:
+            if token is None:
+                self.slots.pop((block, slot), None)
             else:
-                self.slots.pop((destination, slot), None)
+                self.slots[block, slot] = token
 
     def compute(self, seq: Sequence, start: int, end: int) -> None:
         """Writes positions [start, end), having read all before: each must hold its token."""
@@ -51,25 +64,39 @@ class CacheModel:
 
 
 class MockExecutor:
-    """Computes steps on a ``CacheModel``; raises if a step reads state nobody computed."""
+    """Computes steps on a ``CacheModel``; raises if a step reads state nobody computed.
+
+    ``poisoned`` requests fail every step they are in, as a whole. ``computed`` counts tokens.
+    """
 
     def __init__(self, block_size: int, depth: int = 1) -> None:
         self.depth = depth
         self.cache = CacheModel(block_size)
         self.computed = 0
+        self.submitted = 0
+        self.poisoned: set[str] = set()
         self.forgotten: list[Sequence] = []
+        self.closed = False
         self._results: deque[StepResult] = deque()
 
     def submit(self, step: Step) -> None:
-        for source, destination in step.copies:
-            self.cache.copy(source, destination)
+        assert len(self._results) < self.depth, "more steps in flight than the executor can hold"
+        self.submitted += 1
+        self.cache.copy(step.copies)
         sampled: list[Sampled | None] = []
         for piece in step.slices:
-            self.cache.compute(piece.sequence, piece.start, piece.end)
+            seq = piece.sequence
+            self.cache.compute(seq, piece.start, piece.end)
             self.computed += piece.length
-            token = next_token(piece.sequence.tokens) if piece.samples else None
-            sampled.append(None if token is None else Sampled(token))
-        self._results.append(StepResult(step.id, tuple(sampled)))
+            assert piece.samples == (piece.end == len(seq.tokens))
+            token = next_token(seq.tokens, seq.index) if piece.samples else None
+            sampled.append(None if token is None else self.sample(seq, token))
+        bad = sorted({s.sequence.request.id for s in step.slices} & self.poisoned)
+        error = f"poisoned by {bad}" if bad else None
+        self._results.append(StepResult(step.id, () if bad else tuple(sampled), error=error))
+
+    def sample(self, seq: Sequence, token: int) -> Sampled:
+        return Sampled(token)
 
     def collect(self) -> StepResult:
         return self._results.popleft()
@@ -78,7 +105,15 @@ class MockExecutor:
         self.forgotten.append(sequence)
 
     def close(self) -> None:
-        return
+        self.closed = True
+
+
+def alone(seq: Sequence) -> list[int]:
+    """The tokens that the sequence has if nobody else is there, as many as it has."""
+    tokens = list(seq.request.prompt)
+    while len(tokens) < len(seq.tokens):
+        tokens.append(next_token(tokens, seq.index))
+    return tokens
 
 
 def make_request(
@@ -112,18 +147,23 @@ def make_scheduler(
     budget: int = 16,
     limit: int = 64,
     sequences: int = 8,
-    order: str = "fcfs",
-    admission: str = "watermark",
-    batching: str = "stall-free",
-    preemption: str = "recompute",
+    order: str | OrderPolicy = "fcfs",
+    admission: str | AdmissionPolicy = "watermark",
+    batching: str | BatchingPolicy = "stall-free",
+    preemption: str | PreemptionPolicy = "recompute",
     prefix_cache: bool = True,
     events: list[Event] | None = None,
 ) -> Scheduler:
+    """Policies are names or objects."""
+
+    def chosen(kind: str, policy: Any) -> Any:
+        return create(kind, policy) if isinstance(policy, str) else policy
+
     policies = Policies(
-        order=create("order", order),
-        admission=create("admission", admission),
-        batching=create("batching", batching),
-        preemption=create("preemption", preemption),
+        order=chosen("order", order),
+        admission=chosen("admission", admission),
+        batching=chosen("batching", batching),
+        preemption=chosen("preemption", preemption),
     )
     memory = SequenceMemory(blocks, block_size, prefix_cache)
     sink = (lambda event: None) if events is None else events.append

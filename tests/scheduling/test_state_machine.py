@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from typing import ClassVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -13,37 +14,47 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from headrace.nouns.errors import ContextLengthExceeded
 from headrace.nouns.event import Event, Kind
-from headrace.nouns.sequence import FinishReason, Sequence
+from headrace.nouns.sequence import FinishReason, Sequence, Wait
 from headrace.nouns.step import Step
-from tests.scheduling.mock_executor import MockExecutor, make_request, make_scheduler, next_token
+from tests.scheduling.mock_executor import MockExecutor, alone, make_request, make_scheduler
+from tests.scheduling.policies import WorstFirst
 
+# Lengths that end inside and at the end of blocks of 1, 2, 4 and 8.
 PREFIXES = [[], [1] * 4, [1] * 8 + [2] * 5, [3] * 17]
+BATCHING = ["stall-free", "prefill-first", "static", "worst-first", "worst-first"]
 
 
 class SchedulerMachine(RuleBasedStateMachine):
     """Drives the real scheduler with an executor that checks every read of the cache."""
 
     requests = Bundle("requests")
+    reached: ClassVar[Counter[str]] = Counter()
 
     @initialize(
-        blocks=st.integers(6, 40),
+        blocks=st.integers(4, 24),
         block_size=st.sampled_from([1, 2, 4, 8]),
         budget=st.integers(1, 40),
-        sequences=st.integers(1, 10),
+        sequences=st.integers(1, 12),
         order=st.sampled_from(["fcfs", "priority"]),
-        admission=st.sampled_from(["reserve", "watermark"]),
-        batching=st.sampled_from(["stall-free", "prefill-first", "static"]),
-        prefix_cache=st.booleans(),
-        depth=st.integers(1, 3),
+        admission=st.sampled_from(["reserve", "watermark", "watermark"]),
+        batching=st.sampled_from(BATCHING),
+        prefix_cache=st.sampled_from([True, True, False]),
+        depth=st.sampled_from([1, 1, 2, 3]),
     )
-    def setup(self, **options: object) -> None:
-        depth = int(str(options.pop("depth")))
+    def setup(self, batching: str, depth: int, **options: object) -> None:
         self.events: list[Event] = []
-        self.scheduler = make_scheduler(limit=64, events=self.events, **options)  # type: ignore[arg-type]
+        self.worst_first = WorstFirst()
+        self.scheduler = make_scheduler(
+            limit=64,
+            events=self.events,
+            batching=self.worst_first if batching == "worst-first" else batching,
+            **options,  # type: ignore[arg-type]
+        )
         self.executor = MockExecutor(self.scheduler.memory.block_size, depth)
         self.reserved = options["admission"] == "reserve"
         self.flying: deque[Step] = deque()
@@ -54,11 +65,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(
         target=requests,
         prefix=st.sampled_from(PREFIXES),
-        tail=st.lists(st.integers(0, 3), min_size=1, max_size=12),
+        tail=st.lists(st.integers(0, 1), min_size=1, max_size=6),
         max_tokens=st.integers(1, 20),
-        n=st.integers(1, 3),
+        n=st.integers(1, 4),
         priority=st.integers(0, 2),
-        tenant=st.sampled_from(["a", "b"]),
+        tenant=st.sampled_from(["a", "a", "b"]),
         eos=st.booleans(),
     )
     def arrive(
@@ -88,11 +99,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert need <= self.scheduler.memory.total
         except ContextLengthExceeded:
             assert need > self.scheduler.memory.total
+            self.reached["refused"] += 1
         return request.id
 
     @rule(request_id=requests)
     def abort(self, request_id: str) -> None:
-        self.scheduler.abort(request_id, self.now, "test")
+        ended = self.scheduler.abort(request_id, self.now, "test")
+        flying = {piece.sequence for step in self.flying for piece in step.slices}
+        self.reached["aborted in flight"] += len(flying.intersection(ended))
 
     @precondition(lambda self: len(self.flying) < self.executor.depth)
     @rule()
@@ -107,8 +121,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert len(set(scheduled)) == len(scheduled)
         assert not set(scheduled) & set(flying), "a sequence is in two steps at once"
         assert step.tokens + step.padding <= self.scheduler.limits.step_tokens
-        destinations = [destination for _, destination in step.copies]
-        assert len(set(destinations)) == len(destinations)
+        assert all(seq.wait is None for seq in scheduled)
+        self._check_copies(step)
         self.executor.submit(step)
         self.flying.append(step)
 
@@ -141,6 +155,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         steps = 0
         while self.scheduler.has_work:
             self.run(1)
+            self.scheduler.check_integrity()
             steps += 1
             assert steps < bound, "the schedule does not end"
         for group in self.accepted.values():
@@ -151,21 +166,55 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert memory.available == memory.total
         memory.pool.clear_kept()
         assert len(memory.tree) == 0
+        self.reached["undone in a step"] += self.worst_first.undone
+
+    def _check_copies(self, step: Step) -> None:
+        """Copies go to blocks of this step's sequences, each to its own."""
+        destinations = [destination for _, destination in step.copies]
+        assert len(set(destinations)) == len(destinations)
+        written = {
+            piece.sequence.blocks[piece.start // self.scheduler.memory.block_size]
+            for piece in step.slices
+        }
+        assert written.issuperset(destinations), "a copy that nobody asked for"
+        self.reached["copy-on-write"] += len(step.copies)
 
     def _check_ended(self, seq: Sequence) -> None:
-        assert seq.finished and not seq.blocks
+        assert seq.finished
+        assert not seq.blocks
         assert seq.finish_reason is not FinishReason.ERROR
-        tokens = list(seq.request.prompt)
-        while len(tokens) < len(seq.tokens):
-            tokens.append(next_token(tokens))
-        assert seq.tokens == tokens, "the schedule changed the output"
+        assert seq.tokens == alone(seq), "the schedule changed the output"
         if seq.finish_reason is FinishReason.LENGTH:
             assert seq.output_len == seq.request.max_tokens
         if seq.finish_reason is FinishReason.STOP:
             assert seq.tokens[-1] in seq.request.eos_ids
-        assert all(seconds >= 0 for seconds in seq.waits.values())
         assert seq.wait is None
+        assert all(seconds >= 0 for seconds in seq.waits.values())
+        assert seq.finished_at is not None
+        assert sum(seq.waits.values()) <= seq.finished_at - seq.request.arrival
+        self.reached["preempted"] += seq.preemptions > 0
+        self.reached["preempted twice"] += seq.preemptions > 1
+        self.reached["found in the cache"] += (seq.cached or 0) > 0
+        for wait in seq.waits:
+            self.reached[f"waited for {wait.value}"] += 1
 
 
-TestSchedulerMachine = SchedulerMachine.TestCase
-TestSchedulerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+def test_any_traffic_ends_with_its_own_tokens_and_leaks_nothing() -> None:
+    SchedulerMachine.reached.clear()
+    run_state_machine_as_test(
+        SchedulerMachine,
+        settings=settings(max_examples=300, stateful_step_count=40, deadline=None),
+    )
+    reached = SchedulerMachine.reached
+    corners = {
+        "refused",
+        "aborted in flight",
+        "copy-on-write",
+        "undone in a step",
+        "preempted",
+        "preempted twice",
+        "found in the cache",
+        *(f"waited for {wait.value}" for wait in Wait),
+    }
+    missed = {corner for corner in corners if reached[corner] < 3}
+    assert not missed, f"the machine has to be driven into {missed}; it reached {dict(reached)}"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, ItemsView, Sequence
 
 Digest = bytes
 
 
 def root_digest(salt: str) -> Digest:
     """The digest every prefix of one tenant starts from; other tenants never match it."""
-    return hashlib.blake2b(salt.encode(), digest_size=16, person=b"headrace-root").digest()
+    name = salt.encode(errors="surrogatepass")  # any string names a tenant, valid Unicode or not
+    return hashlib.blake2b(name, digest_size=16, person=b"headrace-root").digest()
 
 
 def block_digest(parent: Digest, tokens: Sequence[int]) -> Digest:
@@ -43,6 +44,10 @@ class PrefixTree:
     def owner(self, digest: Digest) -> Hashable | None:
         """Who is computing it, if anybody is."""
         return self._pending.get(digest)
+
+    def pending(self) -> ItemsView[Digest, Hashable]:
+        """What is being computed, and by whom."""
+        return self._pending.items()
 
     def holds(self, block: int) -> bool:
         return block in self._of_block

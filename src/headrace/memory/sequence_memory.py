@@ -168,6 +168,9 @@ class SequenceMemory:
         started = set(sequences)
         for seq, chain in self._chains.items():
             assert seq in started or not chain.announced, "an announcement outlives its owner"
+        for digest, owner in self.tree.pending():
+            assert isinstance(owner, Sequence), "only sequences announce"
+            assert digest in self._chains[owner].announced, "nobody will retract an announcement"
 
     def _take(self) -> int:
         block = self.pool.take()
@@ -175,11 +178,15 @@ class SequenceMemory:
         return block
 
     def _shared_tail(self, seq: Sequence) -> int | None:
-        """Index of the block that the next token goes to, if others hold that block too."""
+        """Index of the block that the next token goes to, if writing there would hurt others.
+
+        They hold it too, or it is full under a sibling's digest and found by its content.
+        """
         index = seq.computed // self.block_size
-        if index < len(seq.blocks) and self.pool.references(seq.blocks[index]) > 1:
-            return index
-        return None
+        if index == len(seq.blocks):
+            return None
+        block = seq.blocks[index]
+        return index if self.pool.references(block) > 1 or self.tree.holds(block) else None
 
     def _chain(self, seq: Sequence) -> _Chain:
         chain = self._chains.get(seq)

@@ -48,7 +48,9 @@ class Round:
         self._running, self._in_flight, self._queue = running, in_flight, queue
         self._memory, self._admission, self._preemption = memory, admission, preemption
         self._rank, self._leader, self._emit = rank, leader, emit
-        self._yielded = False
+        self.explained: dict[Sequence, None] = {}  # waiting sequences that were told why
+        self._short = False  # a running sequence found no free block
+        self._closed = False  # the queue's head was told why it waits
         self._position = 0  # queue entries before it wait for a prefix
 
     def running(self) -> list[Sequence]:
@@ -56,16 +58,25 @@ class Round:
 
     def take(self, seq: Sequence, length: int) -> bool:
         length = min(length, seq.uncomputed, self.limit - self.spent)
-        if seq.status is not Status.RUNNING or length < 1 or seq in self.slices:
+        if seq.status is not Status.RUNNING or length < 1:
+            return False
+        if seq in self.slices or seq in self._in_flight:
             return False
         while (copies := self._memory.grow(seq, seq.computed + length)) is None:
+            self._short = True
             candidates = [s for s in self._running if s not in self._in_flight]
             victim = self._preemption.victim(candidates, seq, self._rank)
+            if victim is seq and self._in_flight:  # those back soon may be the ones to yield
+                self._explain(seq, Wait.MEMORY, "steps in flight hold the blocks that it needs")
+                return False
             self._preempt(victim, seq)
             if victim is seq:
                 return False
         if copies:
-            self.copies[seq] = copies
+            # Executors read all sources before they write: a source that is itself filled by a
+            # copy of this step is read where that one comes from.
+            origin = {to: source for done in self.copies.values() for source, to in done}
+            self.copies[seq] = [(origin.get(source, source), to) for source, to in copies]
         end = seq.computed + length
         self.slices[seq] = Slice(seq, seq.computed, length, end == len(seq.tokens))
         self.spent += length
@@ -84,6 +95,7 @@ class Round:
             cause, detail = blocked
             self._explain(seq, cause, detail)
             if cause is not Wait.PREFIX:
+                self._closed = True
                 return None
             self._position += 1
         return None
@@ -92,13 +104,20 @@ class Round:
         self.padding += max(0, min(rows, self.limit - self.spent - self.padding))
 
     def hold(self, cause: Wait, detail: str) -> None:
+        self._closed = True
         if len(self._queue):
             self._explain(self._queue[0], cause, detail)
 
+    def close(self) -> None:
+        """The policy is done: whoever would have been next waits for the step's room."""
+        if self.slices and not self._closed and self._position < min(len(self._queue), LOOK_AHEAD):
+            detail = f"the step has no room left: {self.spent} tokens of {self.budget}"
+            self._explain(self._queue[self._position], Wait.BUDGET, detail)
+
     def _obstacle(self, seq: Sequence, wait_for_prefix: bool) -> tuple[Wait, str] | None:
         """Why ``seq`` may not start now, if it may not."""
-        if self._yielded:
-            return Wait.MEMORY, "a running sequence has just yielded for want of memory"
+        if self._short:
+            return Wait.MEMORY, "a running sequence has just found no free block"
         if len(self._running) >= self.max_sequences:
             return Wait.BUDGET, f"all {self.max_sequences} sequence slots are taken"
         if wait_for_prefix:
@@ -154,10 +173,12 @@ class Round:
         )
         victim.set_wait(Wait.PREEMPTED, self.now, detail)
         self._queue.push(victim, self.now)
-        self._yielded = True
         self._note(Kind.PREEMPTED, victim, detail, {"lost": lost})
 
     def _explain(self, seq: Sequence, cause: Wait, detail: str) -> None:
+        self.explained[seq] = None
+        if seq.wait is Wait.PREEMPTED:  # the cause of all its waiting until it runs again
+            return
         if seq.wait is not cause:
             seq.set_wait(cause, self.now, detail)
         else:

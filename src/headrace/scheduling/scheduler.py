@@ -84,6 +84,7 @@ class Scheduler:
         self._groups: dict[str, list[Sequence]] = {}
         self._running: dict[Sequence, None] = {}
         self._in_flight: set[Sequence] = set()
+        self._explained: dict[Sequence, None] = {}
         self._tickets = 0
         self._steps = 0
 
@@ -116,7 +117,7 @@ class Scheduler:
         group = [Sequence.of(request, index) for index in range(request.n)]
         self._groups[request.id] = group
         for seq in group:
-            seq.ticket, seq.wait_since = self._tickets, now
+            seq.ticket, seq.wait_since = self._tickets, min(request.arrival, now)
             self._tickets += 1
             self.waiting.push(seq, now)
         data = {"prompt": len(request.prompt), "max_tokens": request.max_tokens, "n": request.n}
@@ -130,11 +131,10 @@ class Scheduler:
         self.waiting.refresh(now)
         round = self._round(now)
         reason = self._policies.batching.fill(round)
+        round.close()
+        self._explain(round)
         if not round.slices:
             return None
-        for seq in self._running:
-            if seq not in round.slices and seq not in self._in_flight and seq.wait is None:
-                seq.set_wait(Wait.BUDGET, now, f"the step's budget of {round.budget} is spent")
         step = Step(
             id=self._steps,
             slices=tuple(round.slices.values()),
@@ -253,6 +253,19 @@ class Scheduler:
             emit=self._emit,
         )
 
+    def _explain(self, round: Round) -> None:
+        """Books why those wait whom the round left out and said nothing about."""
+        for seq in self._explained:
+            told = seq in round.explained or seq.wait in (Wait.QUEUE, Wait.PREEMPTED)
+            if seq.status is Status.WAITING and not told:
+                seq.set_wait(Wait.QUEUE, round.now, "others are ahead of it")
+        self._explained = round.explained
+        if round.slices:
+            for seq in self._running:
+                if seq.wait is None and seq not in round.slices and seq not in self._in_flight:
+                    detail = f"the step's budget of {round.budget} is spent"
+                    seq.set_wait(Wait.BUDGET, round.now, detail)
+
     @staticmethod
     def _sampled(step: Step, result: StepResult) -> list[Sampled | None]:
         """One entry per slice; a step that failed as a whole fails each of its sequences."""
@@ -260,9 +273,7 @@ class Scheduler:
             return list(result.sampled)
         return [Sampled(token=-1, error=result.error) for _ in step.slices]
 
-    def _gain(
-        self, seq: Sequence, sampled: Sampled, now: float, stopper: Stopper | None
-    ) -> None:
+    def _gain(self, seq: Sequence, sampled: Sampled, now: float, stopper: Stopper | None) -> None:
         if sampled.error is not None:
             self.finish(seq, FinishReason.ERROR, now, error=sampled.error)
             return

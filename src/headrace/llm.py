@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import fields
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from headrace.completion import Completion, CompletionBuilder
 from headrace.nouns.delta import Delta
@@ -279,15 +279,16 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     several = list(prompts)
     if several and all(isinstance(item, int) for item in several):
         return [[item for item in several if isinstance(item, int)]]
-    found: list[Prompt] = []
     for place, item in enumerate(several):
-        if isinstance(item, int) or not (
-            isinstance(item, str)
-            or all(isinstance(token, int) for token in item)
-        ):
+        if not _is_prompt(item):
             raise InvalidRequest(
                 f"prompt {place} of {len(several)} is neither text nor a list of token ids",
                 "prompt",
             )
-        found.append(item)
-    return found
+    return [item for item in several if _is_prompt(item)]
+
+
+def _is_prompt(item: object) -> TypeGuard[Prompt]:
+    if isinstance(item, str):
+        return True
+    return isinstance(item, Sequence) and all(isinstance(token, int) for token in item)

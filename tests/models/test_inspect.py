@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from gguf.constants import GGMLQuantizationType
+
 from headrace.models.inspect import describe
 from headrace.models.source import resolve
 from headrace.nouns.errors import ModelError
-
 from tests.models.tiny import write_gguf
 
 

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response
 
+import headrace
 from headrace.api import openapi
 from headrace.api.context import Context
 from headrace.api.engine import Engine
@@ -40,7 +41,7 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAP
 def _add_documents(app: FastAPI) -> None:
     @functools.cache
     def made() -> dict[str, Any]:
-        return openapi.document(app, _version())
+        return openapi.document(app, headrace.__version__)
 
     @app.get("/openapi.json", include_in_schema=False)
     async def document() -> dict[str, Any]:
@@ -79,12 +80,3 @@ def _add_errors(app: FastAPI, metrics: Metrics) -> None:
     async def bug(_: HttpRequest, error: Exception) -> Response:
         message = "the server made a mistake; its log says more"
         return answer(Failure(500, message, code="internal_error"))
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("headrace")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "0"

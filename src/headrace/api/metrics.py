@@ -86,7 +86,7 @@ class Metrics(Collector):
             if output > 1:
                 self._tpot.observe((e2e - float(ttft)) / (output - 1))
         for cause, histogram in self._waits.items():
-            if (seconds := data.get(f"wait_{cause}")) is not None:
+            if seconds := data.get(f"wait_{cause}"):
                 histogram.observe(float(seconds))
 
     def _histograms(self) -> Iterator[Metric]:

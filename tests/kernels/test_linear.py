@@ -48,8 +48,9 @@ def test_the_product_is_right(bias: bool) -> None:
     assert torch.allclose(product(x).double(), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [576, 33])
+@pytest.mark.parametrize(
+    ("size", "dtype"), [(576, torch.float32), (33, torch.float32), (576, torch.bfloat16)]
+)
 def test_probes_cancel_so_that_orders_of_summation_show(size: int, dtype: torch.dtype) -> None:
     x, weight = cancelling_rows(32, 64, size, dtype)
     assert (x.double() @ weight.double().T).abs().max() < 1e-10

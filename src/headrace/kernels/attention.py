@@ -25,25 +25,36 @@ from headrace.kernels.operators import AttentionShape
 from headrace.kernels.products import SPLIT, Products
 
 SPAN = 64  # keys per partial sum of the exponentials; contexts are padded to a multiple of it
-GATHER_BYTES = 3 << 20  # keys of a group of single rows: what stays in second-level caches
+GATHER_BYTES = 5 << 18  # keys of single rows gathered at once: what stays in second-level caches
 CHUNK_BYTES = 8 << 20  # keys gathered at once for a long slice
 SCORE_BYTES = 8 << 20  # scores of one tile of query rows
 TILE_TOKENS = 128
+GROUP_BYTES = 4 << 20  # scores of a group of single rows
 NEVER = float("-inf")
+LOWEST = -80.0  # exp of less is below 2e-35, where some libraries are 50 times slower
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Slices [first, last) of a group, gathered together. index: [slices * K * blocks]."""
+
+    first: int
+    last: int
+    index: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
     """Single-row slices [first, last) with ``width`` padded keys each.
 
-    index: [slices * K * blocks] cache rows; hidden: [slices, 1, 1, width - visible] keys that a
-    row must not see, where all see the first ``visible`` ones.
+    hidden: [slices, 1, 1, width - visible] keys that a row must not see, where all see the first
+    ``visible`` ones.
     """
 
     first: int
     last: int
     width: int
-    index: torch.Tensor
+    parts: tuple[Part, ...]
     hidden: torch.Tensor
     visible: int
 
@@ -84,6 +95,7 @@ class AttentionPlan:
     products: Products
     queries: torch.Tensor
     outputs: torch.Tensor
+    gathered: torch.Tensor
     groups: tuple[Group, ...]
     longs: tuple[LongSlice, ...]
 
@@ -101,12 +113,14 @@ def plan_attention(layout: Layout, shape: AttentionShape, products: Products) ->
     """Build what all layers share."""
     singles = layout.singles
     rows = max(products.min_rows, shape.group)
-    slots = singles * shape.kv_heads
-    queries = torch.zeros(slots, rows, shape.head_dim)
+    queries = torch.zeros(singles * shape.kv_heads, rows, shape.head_dim)
+    groups = tuple(_plan_groups(layout, shape, singles))
+    gathered = max((p.index.numel() for g in groups for p in g.parts), default=0)
     longs = tuple(_plan_long(layout, shape, i) for i in range(singles, len(layout.lengths)))
     return AttentionPlan(
         shape, layout.block_size, layout.rows, layout.padded, singles, products,
-        queries, torch.empty_like(queries), tuple(_plan_groups(layout, shape, singles)), longs,
+        queries, torch.empty_like(queries),
+        torch.empty(gathered, layout.block_size * shape.head_dim), groups, longs,
     )  # fmt: skip
 
 
@@ -119,9 +133,9 @@ def _plan_groups(layout: Layout, shape: AttentionShape, singles: int) -> Iterato
         last, width = first + 1, int(widths[first])
         while last < singles:
             wider = int(widths[last])  # contexts are sorted
-            size = (last + 1 - first) * shape.kv_heads * wider * shape.head_dim * 4
+            size = (last + 1 - first) * shape.heads * wider * 4
             # a wider member makes all others pay: allow an eighth, or a span for short ones
-            if size > GATHER_BYTES or wider - int(widths[first]) > max(span, width // 8):
+            if size > GROUP_BYTES or wider - int(widths[first]) > max(span, width // 8):
                 break
             width, last = wider, last + 1
         yield _plan_group(layout, shape, first, last, width, positions[first:last])
@@ -136,12 +150,16 @@ def _plan_group(
     for i in range(first, last):
         blocks[i - first, : len(layout.tables[i])] = layout.tables[i]
     index = blocks[:, None, :] * heads + np.arange(heads, dtype=np.int64)[None, :, None]
+    step = max(1, GATHER_BYTES // (heads * width * shape.head_dim * 4))
+    parts = []
+    for low in range(0, last - first, step):
+        high = min(low + step, last - first)
+        rows = torch.from_numpy(index[low:high].reshape(-1))
+        parts.append(Part(first + low, first + high, rows))
     # keys that every member sees need no mask
     visible = int(positions[0] + 1) // SPAN * SPAN
     hidden = _hidden(positions, np.arange(visible, width, dtype=np.int64))
-    return Group(
-        first, last, width, torch.from_numpy(index.reshape(-1)), hidden[:, None, None, :], visible
-    )
+    return Group(first, last, width, tuple(parts), hidden[:, None, None, :], visible)
 
 
 def _plan_long(layout: Layout, shape: AttentionShape, i: int) -> LongSlice:
@@ -165,9 +183,14 @@ def _plan_long(layout: Layout, shape: AttentionShape, i: int) -> LongSlice:
     return LongSlice(layout.row_starts[i], torch.from_numpy(index), min(chunk, width), tuple(tiles))
 
 
-def _weights(scores: torch.Tensor) -> torch.Tensor:
-    """exp(scores - max) in place; returns its sum over keys. scores: [.., rows, keys]."""
-    scores.sub_(scores.amax(-1, keepdim=True)).exp_()
+def _weights(scores: torch.Tensor, seen: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """exp(scores - max) in place, zero where hidden; returns its sum over keys.
+
+    scores: [.., rows, keys]; ``seen`` is the view of them that ``hidden`` is about.
+    """
+    seen.masked_fill_(hidden, NEVER)
+    scores.sub_(scores.amax(-1, keepdim=True)).clamp_(min=LOWEST).exp_()
+    seen.masked_fill_(hidden, 0.0)
     spans = scores.view(*scores.shape[:-1], scores.shape[-1] // SPAN, SPAN).sum(-1)
     return spans.cumsum(-1)[..., -1:]
 
@@ -195,16 +218,24 @@ def _attend_singles(
     queries, outputs = plan.queries, plan.outputs
     queries[:, : shape.group] = q[:n].view(n * heads, shape.group, dim)
     for g in plan.groups:
-        first, last = g.first * heads, g.last * heads
-        k = keys.index_select(0, g.index).view(last - first, g.width, dim)
-        scores = plan.products.scores(queries[first:last], k)
-        view = scores.view(g.last - g.first, heads, -1, g.width)[..., g.visible :]
-        view.masked_fill_(g.hidden, NEVER)
-        total = _weights(scores)
-        v = values.index_select(0, g.index).view(last - first, g.width, dim)
-        plan.products.weigh(scores, v, outputs[first:last], True)
-        outputs[first:last].div_(total)
+        low, high = g.first * heads, g.last * heads
+        scores = torch.empty(high - low, queries.shape[1], g.width)
+        for p in g.parts:
+            a, b = p.first * heads, p.last * heads
+            k = _gather(keys, p.index, plan.gathered).view(b - a, g.width, dim)
+            plan.products.scores(queries[a:b], k, scores[a - low : b - low])
+        seen = scores.view(g.last - g.first, heads, -1, g.width)[..., g.visible :]
+        total = _weights(scores, seen, g.hidden)
+        for p in g.parts:
+            a, b = p.first * heads, p.last * heads
+            v = _gather(values, p.index, plan.gathered).view(b - a, g.width, dim)
+            plan.products.weigh(scores[a - low : b - low], v, outputs[a:b], True)
+        outputs[low:high].div_(total)
     out[:n] = outputs[:, : shape.group].reshape(n, heads * shape.group * dim)
+
+
+def _gather(cache: torch.Tensor, index: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
+    return torch.index_select(cache, 0, index, out=into[: index.numel()])
 
 
 def _attend_long(
@@ -232,10 +263,9 @@ def _attend_long(
         chunks = [(0, tile.width)] if whole else list(_chunks(tile.width, long.chunk))
         for low, high in chunks:
             k = all_keys[:, low:high] if whole else gather(keys, low, high)
-            scores[..., low:high] = plan.products.scores(queries, k)
+            plan.products.scores(queries, k, scores[..., low:high])
         seen = scores[:, :count].view(heads, shape.group, tokens, -1)[..., tile.visible :]
-        seen.masked_fill_(tile.hidden, NEVER)
-        total = _weights(scores)
+        total = _weights(scores, seen, tile.hidden)
         result = torch.empty(heads, padded, dim)
         for low, high in chunks:
             v = all_values[:, low:high] if whole else gather(values, low, high)

@@ -25,8 +25,8 @@ class Products(Protocol):
     min_rows: int
     name: str
 
-    def scores(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """[B, rows, D] times [B, keys, D] -> [B, rows, keys]; any number of keys agrees."""
+    def scores(self, queries: torch.Tensor, keys: torch.Tensor, out: torch.Tensor) -> None:
+        """out = [B, rows, D] times [B, keys, D], [B, rows, keys]; any number of keys agrees."""
         ...
 
     def weigh(
@@ -48,8 +48,8 @@ class BatchedProducts:
     def __init__(self, min_rows: int) -> None:
         self.min_rows = min_rows
 
-    def scores(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        return torch.bmm(queries, keys.transpose(1, 2))
+    def scores(self, queries: torch.Tensor, keys: torch.Tensor, out: torch.Tensor) -> None:
+        torch.bmm(queries, keys.transpose(1, 2), out=out)
 
     def weigh(
         self, weights: torch.Tensor, values: torch.Tensor, out: torch.Tensor, first: bool
@@ -68,11 +68,9 @@ class ElementwiseProducts:
     name = "elementwise"
     min_rows = 1
 
-    def scores(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        out = queries.new_empty(*queries.shape[:2], keys.shape[1])
+    def scores(self, queries: torch.Tensor, keys: torch.Tensor, out: torch.Tensor) -> None:
         for i in range(queries.shape[1]):  # one query row at a time bounds the temporary
             out[:, i] = (keys * queries[:, i : i + 1]).sum(-1)
-        return out
 
     def weigh(
         self, weights: torch.Tensor, values: torch.Tensor, out: torch.Tensor, first: bool

@@ -133,7 +133,8 @@ def test_explaining_a_request_that_waits() -> None:
 
 
 def test_ready_tells_of_loading_and_of_the_last_step() -> None:
-    service = toy_service(load_seconds=0.5)
+    may_load = threading.Event()
+    service = toy_service(may_load=may_load)
     with serving(service) as server:
         loading = httpx.get(f"{server.url}/ready")
         assert (loading.status_code, loading.json()["status"]) == (503, "loading")
@@ -141,6 +142,7 @@ def test_ready_tells_of_loading_and_of_the_last_step() -> None:
         refused = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"})
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "engine_stopped"
+        may_load.set()
         service.wait_ready(20)
         ready = httpx.get(f"{server.url}/ready").json()
         assert (ready["status"], ready["model"], ready["last_step_age"]) == ("ready", "toy", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -127,7 +128,7 @@ class ToyExecutor:
 def toy_builder(
     *,
     step_seconds: float = 0.0,
-    load_seconds: float = 0.0,
+    may_load: threading.Event | None = None,
     blocks: int = 2048,
     template: ToyTemplate | None = None,
     load_error: Exception | None = None,
@@ -135,7 +136,8 @@ def toy_builder(
     """What ``EngineService`` builds its engine with."""
 
     def build(config: EngineConfig, emit: Sink, report: Callable[[str], None]) -> BuiltEngine:
-        time.sleep(load_seconds)
+        if may_load is not None:
+            may_load.wait(20)
         if load_error is not None:
             raise load_error
         tokenizer: Any = ToyTokenizer()

@@ -77,8 +77,8 @@ class Server(uvicorn.Server):
         open_requests = status.running + status.waiting
         if open_requests:
             self._announce(
-                f"draining: {open_requests} sequences have {self._drain_seconds:g} s to end;"
-                " a second signal ends them at once"
+                f"draining: {open_requests} open, at most {self._drain_seconds:g} s;"
+                " a second signal leaves at once"
             )
         if not self._engine.drain(self._drain_seconds):
             self._announce("the deadline passed; open requests were aborted")

@@ -16,8 +16,11 @@ def explain(
     """
     if not sequences and not events:
         return None
+    arrived = next((event for event in events if "tenant" in event.data), None)
+    tenant = sequences[0].request.tenant if sequences else arrived and arrived.data["tenant"]
     return {
         "id": request_id,
+        "tenant": tenant,
         "state": "active" if sequences else "ended",
         "sequences": [_sequence(seq, now) for seq in sequences],
         "events": [_event(event, now) for event in events],
@@ -25,7 +28,8 @@ def explain(
 
 
 def _sequence(seq: Sequence, now: float) -> dict[str, object]:
-    waits = {cause.value: seconds for cause, seconds in seq.waits.items()}
+    # A copy first: the engine's thread may book a wait meanwhile.
+    waits = {cause.value: seconds for cause, seconds in dict(seq.waits).items()}
     if seq.wait is not None:
         waits[seq.wait.value] = waits.get(seq.wait.value, 0.0) + now - seq.wait_since
     return {

@@ -58,10 +58,10 @@ class ServiceStatus:
 
 @dataclass(slots=True)
 class _Client:
-    """Who listens to a request, and how many of its sequences have not ended."""
+    """Who listens to a request, and which of its sequences have not ended."""
 
     on_delta: OnDelta
-    open: int
+    open: set[int]
 
 
 class EngineService:
@@ -212,7 +212,7 @@ class EngineService:
                 raise QueueFull(message, retry_after=wait)
             if request.id in self._clients:
                 raise InvalidRequest(f"request id {request.id!r} is in use", "id")
-            self._clients[request.id] = _Client(on_delta, request.n)
+            self._clients[request.id] = _Client(on_delta, set(range(request.n)))
             self._pending += request.n
             self._idle.clear()
             self._inbox.put(lambda: self._add(request))
@@ -343,8 +343,8 @@ class EngineService:
             if client is None:
                 continue
             if delta.finish_reason is not None:
-                client.open -= 1
-                if client.open == 0:
+                client.open.discard(delta.index)
+                if not client.open:
                     with self._lock:
                         del self._clients[delta.request_id]
             try:
@@ -361,8 +361,8 @@ class EngineService:
             clients, self._clients = self._clients, {}
         message = f"the engine failed: {error}"
         for request_id, client in clients.items():
-            for _ in range(client.open):
-                delta = Delta(request_id, 0, finish_reason=FinishReason.ERROR, error=message)
+            for index in client.open:
+                delta = Delta(request_id, index, finish_reason=FinishReason.ERROR, error=message)
                 client.on_delta(delta)
         for mailbox in list(self._mailboxes.values()):
             mailbox.flush()

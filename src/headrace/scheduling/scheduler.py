@@ -120,7 +120,12 @@ class Scheduler:
             seq.ticket, seq.wait_since = self._tickets, min(request.arrival, now)
             self._tickets += 1
             self.waiting.push(seq, now)
-        data = {"prompt": len(request.prompt), "max_tokens": request.max_tokens, "n": request.n}
+        data: dict[str, float | int | str] = {
+            "tenant": request.tenant,
+            "prompt": len(request.prompt),
+            "max_tokens": request.max_tokens,
+            "n": request.n,
+        }
         ahead = len(self.waiting) - request.n
         reason = f"{ahead} sequences wait already"
         self._emit(Event(Kind.ARRIVED, now, request.id, reason=reason, data=data))
@@ -249,7 +254,7 @@ class Scheduler:
             admission=self._policies.admission,
             preemption=self._policies.preemption,
             rank=rank,
-            leader=lambda seq: self._groups[seq.request.id][0],
+            siblings=lambda seq: self._groups[seq.request.id],
             emit=self._emit,
         )
 

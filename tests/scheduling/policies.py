@@ -7,7 +7,7 @@ from collections.abc import Callable
 from headrace.nouns.sequence import Sequence, Status
 from headrace.scheduling.policy import PlanningRound, Rank
 
-Script = Callable[[PlanningRound], None]
+Script = Callable[[PlanningRound], object]
 
 
 class Scripted:

@@ -19,6 +19,13 @@ BUILT_IN: dict[str, dict[str, Callable[[], Any]]] = {
     "preemption": {"recompute": Recompute},
 }
 
+MEMBERS = {
+    "order": ("key", "dynamic"),
+    "admission": ("refusal",),
+    "batching": ("fill",),
+    "preemption": ("victim",),
+}
+
 
 def names(kind: str) -> list[str]:
     """Names that ``create`` knows for a kind of policy: built in, then third parties'."""
@@ -37,9 +44,16 @@ def create(kind: str, name: str) -> Any:
     for point in entry_points(group=f"headrace.{kind}"):
         if point.name == name:
             try:
-                return point.load()()
+                policy = point.load()()
             except Exception as error:  # a third party's code may fail in any way
                 raise ConfigError(
                     f"{kind} policy {name!r} from {point.value} cannot be loaded: {error}"
                 ) from error
+            for member in MEMBERS[kind]:
+                if not hasattr(policy, member):
+                    raise ConfigError(
+                        f"{kind} policy {name!r} from {point.value} is none: it has no {member!r};"
+                        " headrace.scheduling.policy says what it needs"
+                    )
+            return policy
     raise ConfigError(f"{kind} policy {name!r} is not known; choose one of {names(kind)}")

@@ -36,7 +36,7 @@ class Round:
         admission: AdmissionPolicy,
         preemption: PreemptionPolicy,
         rank: Rank,
-        leader: Callable[[Sequence], Sequence],
+        siblings: Callable[[Sequence], list[Sequence]],
         emit: Sink,
     ) -> None:
         self.now, self.step_id = now, step_id
@@ -47,7 +47,7 @@ class Round:
         self.copies: dict[Sequence, list[Copy]] = {}
         self._running, self._in_flight, self._queue = running, in_flight, queue
         self._memory, self._admission, self._preemption = memory, admission, preemption
-        self._rank, self._leader, self._emit = rank, leader, emit
+        self._rank, self._siblings, self._emit = rank, siblings, emit
         self.explained: dict[Sequence, None] = {}  # waiting sequences that were told why
         self._short = False  # a running sequence found no free block
         self._closed = False  # the queue's head was told why it waits
@@ -127,24 +127,23 @@ class Round:
         refusal = self._admission.refusal(seq, list(self._running), self._memory)
         return None if refusal is None else (Wait.MEMORY, refusal)
 
+    def _leader(self, seq: Sequence) -> Sequence | None:
+        """The running sibling that has come furthest, if ``seq`` still wants the prompt's state."""
+        if seq.request.n == 1 or seq.output_len:
+            return None
+        running = [s for s in self._siblings(seq) if s.status is Status.RUNNING and s is not seq]
+        return max(running, key=lambda s: s.computed, default=None)
+
     def _unready_leader(self, seq: Sequence) -> Sequence | None:
         """The sibling whose prompt state ``seq`` will share, while it is being computed."""
         leader = self._leader(seq)
-        waits = leader is not seq and leader.status is Status.RUNNING and seq.output_len == 0
-        return leader if waits and leader.computed < seq.prompt_len else None
+        return None if leader is None or leader.computed >= seq.prompt_len else leader
 
     def _start(self, seq: Sequence) -> None:
         leader = self._leader(seq)
-        forks = (
-            leader is not seq
-            and leader.status is Status.RUNNING
-            and leader.computed >= seq.prompt_len
-            and seq.output_len == 0
-        )
-        if forks:
-            found = self._memory.fork(leader, seq)
-        else:
-            found = self._memory.adopt(seq)
+        if leader is not None and leader.computed < seq.prompt_len:
+            leader = None
+        found = self._memory.adopt(seq) if leader is None else self._memory.fork(leader, seq)
         if seq.cached is None:
             seq.cached = min(found, seq.prompt_len)
         if seq.admitted_at is None:
@@ -152,7 +151,9 @@ class Round:
         seq.status = Status.RUNNING
         self._running[seq] = None
         seq.set_wait(Wait.BUDGET, self.now, "admitted, not yet in a step")
-        reason = "shares its sibling's prompt" if forks else f"{found} tokens found in the cache"
+        reason = (
+            f"shares the prompt of sibling {leader.index}" if leader else f"{found} tokens found"
+        )
         data = {"found": found, "known": len(seq.tokens), "preemptions": seq.preemptions}
         self._note(Kind.ADMITTED, seq, reason, data)
 

@@ -67,7 +67,7 @@ class Pages:
         )  # fmt: skip
 
     def attend(self, products: Products) -> torch.Tensor:
-        plan = plan_attention(self.layout, self.shape, products)
+        plan = plan_attention(self.layout, self.shape, products, torch.float32)
         return attend(self.q, self.keys, self.values, plan)
 
     def expected(self) -> torch.Tensor:
@@ -140,7 +140,7 @@ def test_bounds_on_workspace_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(attention, "CHUNK_BYTES", 1)
     monkeypatch.setattr(attention, "SCORE_BYTES", shape.heads * 704 * 4 * 3)
     monkeypatch.setattr(attention, "GATHER_BYTES", 1)
-    plan = plan_attention(pages.layout, shape, products)
+    plan = plan_attention(pages.layout, shape, products, torch.float32)
     assert [len(g.parts) for g in plan.groups] == [2]
     assert max(len(long.tiles) for long in plan.longs) == 200
     assert all(long.chunk == attention.SPLIT for long in plan.longs)

@@ -22,7 +22,7 @@ import torch
 
 from headrace.kernels.layout import IntArray, Layout
 from headrace.kernels.operators import AttentionShape
-from headrace.kernels.products import SPLIT, Products
+from headrace.kernels.products import SPLIT, Products, Splits, split
 
 SPAN = 64  # keys per partial sum of the exponentials; contexts are padded to a multiple of it
 GATHER_BYTES = 5 << 18  # keys of single rows gathered at once: what stays in second-level caches
@@ -35,28 +35,49 @@ LOWEST = -80.0  # exp of less is below 2e-35, where some libraries are 50 times 
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Slices [first, last) of a group, gathered together. index: [slices * K * blocks]."""
+class Mask:
+    """Keys from ``visible`` on that a row must not see; it sees all before.
 
-    first: int
-    last: int
+    bias: 0 or -inf, added to scores; keep: 1 or 0, multiplied with weights. Both are
+    [.., rows, width - visible].
+    """
+
+    visible: int
+    bias: torch.Tensor
+    keep: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Slices of a group that are gathered together; all but ``index`` are views into the plan.
+
+    index: [slices * K * blocks] cache rows; queries, outputs: [slices * K, rows, D];
+    scores: [slices * K, rows, width]; flat, gathered: where keys, then values go, as cache rows
+    and as [slices * K, width, D]; splits: weights and values, split by split.
+    """
+
     index: torch.Tensor
+    queries: torch.Tensor
+    outputs: torch.Tensor
+    scores: torch.Tensor
+    flat: torch.Tensor
+    gathered: torch.Tensor
+    splits: Splits
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Single-row slices [first, last) with ``width`` padded keys each.
+    """Single-row slices with the same number of padded keys.
 
-    hidden: [slices, 1, 1, width - visible] keys that a row must not see, where all see the first
-    ``visible`` ones.
+    outputs: [slices * K, rows, D]; scores: [slices * K, rows, width]; seen: the view of them that
+    ``mask`` is about, [slices, K, rows, width - visible].
     """
 
-    first: int
-    last: int
-    width: int
+    outputs: torch.Tensor
+    scores: torch.Tensor
+    seen: torch.Tensor
+    mask: Mask
     parts: tuple[Part, ...]
-    hidden: torch.Tensor
-    visible: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +87,7 @@ class Tile:
     first: int
     last: int
     width: int
-    hidden: torch.Tensor
-    visible: int
+    mask: Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +115,7 @@ class AttentionPlan:
     products: Products
     queries: torch.Tensor
     outputs: torch.Tensor
-    gathered: torch.Tensor
+    raw: torch.Tensor | None
     groups: tuple[Group, ...]
     longs: tuple[LongSlice, ...]
 
@@ -104,27 +124,38 @@ def _span(block_size: int) -> int:
     return math.lcm(SPAN, block_size)
 
 
-def _hidden(positions: IntArray, keys: IntArray) -> torch.Tensor:
-    """True where the row at a position must not see a key: [.., len(keys)]."""
-    return torch.from_numpy(keys > positions[:, None])
+def _mask(positions: IntArray, width: int) -> Mask:
+    """Mask of rows at ascending ``positions`` over ``width`` keys: [len(positions), ..]."""
+    visible = int(positions[0] + 1) // SPAN * SPAN
+    hidden = np.arange(visible, width, dtype=np.int64) > positions[:, None]
+    bias = np.where(hidden, np.float32(NEVER), np.float32(0.0))
+    return Mask(visible, torch.from_numpy(bias), torch.from_numpy((~hidden).astype(np.float32)))
 
 
-def plan_attention(layout: Layout, shape: AttentionShape, products: Products) -> AttentionPlan:
+def plan_attention(
+    layout: Layout, shape: AttentionShape, products: Products, cache_dtype: torch.dtype
+) -> AttentionPlan:
     """Build what all layers share."""
     singles = layout.singles
     rows = max(products.min_rows, shape.group)
     queries = torch.zeros(singles * shape.kv_heads, rows, shape.head_dim)
-    groups = tuple(_plan_groups(layout, shape, singles))
-    gathered = max((p.index.numel() for g in groups for p in g.parts), default=0)
+    outputs = torch.empty_like(queries)
+    ranges = list(_group_ranges(layout, shape, singles))
+    most = max((_gathered_rows(layout, shape, *r) for r in ranges), default=0)
+    flat = torch.empty(most, layout.block_size * shape.head_dim)
+    raw = None if cache_dtype is torch.float32 else flat.to(cache_dtype)
+    groups = tuple(_plan_group(layout, shape, *r, queries, outputs, flat) for r in ranges)
     longs = tuple(_plan_long(layout, shape, i) for i in range(singles, len(layout.lengths)))
     return AttentionPlan(
         shape, layout.block_size, layout.rows, layout.padded, singles, products,
-        queries, torch.empty_like(queries),
-        torch.empty(gathered, layout.block_size * shape.head_dim), groups, longs,
+        queries, outputs, raw, groups, longs,
     )  # fmt: skip
 
 
-def _plan_groups(layout: Layout, shape: AttentionShape, singles: int) -> Iterator[Group]:
+def _group_ranges(
+    layout: Layout, shape: AttentionShape, singles: int
+) -> Iterator[tuple[int, int, int]]:
+    """(first, last, width) of each group: contexts are sorted, a group has one padded width."""
     span = _span(layout.block_size)
     positions = np.asarray(layout.starts[:singles], dtype=np.int64)
     widths = -(-(positions + 1) // span) * span
@@ -132,34 +163,55 @@ def _plan_groups(layout: Layout, shape: AttentionShape, singles: int) -> Iterato
     while first < singles:
         last, width = first + 1, int(widths[first])
         while last < singles:
-            wider = int(widths[last])  # contexts are sorted
+            wider = int(widths[last])
             size = (last + 1 - first) * shape.heads * wider * 4
             # a wider member makes all others pay: allow an eighth, or a span for short ones
             if size > GROUP_BYTES or wider - int(widths[first]) > max(span, width // 8):
                 break
             width, last = wider, last + 1
-        yield _plan_group(layout, shape, first, last, width, positions[first:last])
+        yield first, last, width
         first = last
 
 
+def _part_size(shape: AttentionShape, width: int) -> int:
+    """Slices gathered at once."""
+    return max(1, GATHER_BYTES // (shape.kv_heads * width * shape.head_dim * 4))
+
+
+def _gathered_rows(layout: Layout, shape: AttentionShape, first: int, last: int, width: int) -> int:
+    slices = min(last - first, _part_size(shape, width))
+    return slices * shape.kv_heads * width // layout.block_size
+
+
 def _plan_group(
-    layout: Layout, shape: AttentionShape, first: int, last: int, width: int, positions: IntArray
-) -> Group:
+    layout: Layout, shape: AttentionShape, first: int, last: int, width: int,
+    queries: torch.Tensor, outputs: torch.Tensor, flat: torch.Tensor,
+) -> Group:  # fmt: skip
     heads, count = shape.kv_heads, width // layout.block_size
     blocks = np.full((last - first, count), layout.null_block, dtype=np.int64)
     for i in range(first, last):
         blocks[i - first, : len(layout.tables[i])] = layout.tables[i]
     index = blocks[:, None, :] * heads + np.arange(heads, dtype=np.int64)[None, :, None]
-    step = max(1, GATHER_BYTES // (heads * width * shape.head_dim * 4))
+    scores = torch.empty((last - first) * heads, queries.shape[1], width)
+    step = _part_size(shape, width)
     parts = []
     for low in range(0, last - first, step):
         high = min(low + step, last - first)
         rows = torch.from_numpy(index[low:high].reshape(-1))
-        parts.append(Part(first + low, first + high, rows))
-    # keys that every member sees need no mask
-    visible = int(positions[0] + 1) // SPAN * SPAN
-    hidden = _hidden(positions, np.arange(visible, width, dtype=np.int64))
-    return Group(first, last, width, tuple(parts), hidden[:, None, None, :], visible)
+        mine = slice((first + low) * heads, (first + high) * heads)
+        weights = scores[low * heads : high * heads]
+        into = flat[: len(rows)]
+        gathered = into.view(-1, width, shape.head_dim)
+        parts.append(
+            Part(
+                rows, queries[mine], outputs[mine], weights, into, gathered,
+                split(weights, gathered),
+            )
+        )  # fmt: skip
+    mask = _mask(np.asarray(layout.starts[first:last], dtype=np.int64), width)
+    mask = Mask(mask.visible, mask.bias[:, None, None], mask.keep[:, None, None])
+    seen = scores.view(last - first, heads, -1, width)[..., mask.visible :]
+    return Group(outputs[first * heads : last * heads], scores, seen, mask, tuple(parts))
 
 
 def _plan_long(layout: Layout, shape: AttentionShape, i: int) -> LongSlice:
@@ -176,21 +228,19 @@ def _plan_long(layout: Layout, shape: AttentionShape, i: int) -> LongSlice:
     for first in range(0, length, step):
         last = min(first + step, length)
         high = -(-(start + last) // span) * span
-        visible = (start + first + 1) // SPAN * SPAN
         positions = np.arange(start + first, start + last, dtype=np.int64)
-        hidden = _hidden(positions, np.arange(visible, high, dtype=np.int64))
-        tiles.append(Tile(first, last, high, hidden, visible))
+        tiles.append(Tile(first, last, high, _mask(positions, high)))
     return LongSlice(layout.row_starts[i], torch.from_numpy(index), min(chunk, width), tuple(tiles))
 
 
-def _weights(scores: torch.Tensor, seen: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+def _weights(scores: torch.Tensor, seen: torch.Tensor, mask: Mask) -> torch.Tensor:
     """exp(scores - max) in place, zero where hidden; returns its sum over keys.
 
-    scores: [.., rows, keys]; ``seen`` is the view of them that ``hidden`` is about.
+    scores: [.., rows, keys]; ``seen`` is the view of them that ``mask`` is about.
     """
-    seen.masked_fill_(hidden, NEVER)
+    seen.add_(mask.bias)
     scores.sub_(scores.amax(-1, keepdim=True)).clamp_(min=LOWEST).exp_()
-    seen.masked_fill_(hidden, 0.0)
+    seen.mul_(mask.keep)
     spans = scores.view(*scores.shape[:-1], scores.shape[-1] // SPAN, SPAN).sum(-1)
     return spans.cumsum(-1)[..., -1:]
 
@@ -215,27 +265,28 @@ def _attend_singles(
 ) -> None:  # fmt: skip
     shape, n = plan.shape, plan.singles
     heads, dim = shape.kv_heads, shape.head_dim
-    queries, outputs = plan.queries, plan.outputs
-    queries[:, : shape.group] = q[:n].view(n * heads, shape.group, dim)
+    products = plan.products
+    plan.queries[:, : shape.group] = q[:n].view(n * heads, shape.group, dim)
     for g in plan.groups:
-        low, high = g.first * heads, g.last * heads
-        scores = torch.empty(high - low, queries.shape[1], g.width)
         for p in g.parts:
-            a, b = p.first * heads, p.last * heads
-            k = _gather(keys, p.index, plan.gathered).view(b - a, g.width, dim)
-            plan.products.scores(queries[a:b], k, scores[a - low : b - low])
-        seen = scores.view(g.last - g.first, heads, -1, g.width)[..., g.visible :]
-        total = _weights(scores, seen, g.hidden)
+            _gather(keys, p, plan.raw)
+            products.scores(p.queries, p.gathered, p.scores)
+        total = _weights(g.scores, g.seen, g.mask)
         for p in g.parts:
-            a, b = p.first * heads, p.last * heads
-            v = _gather(values, p.index, plan.gathered).view(b - a, g.width, dim)
-            plan.products.weigh(scores[a - low : b - low], v, outputs[a:b], True)
-        outputs[low:high].div_(total)
-    out[:n] = outputs[:, : shape.group].reshape(n, heads * shape.group * dim)
+            _gather(values, p, plan.raw)
+            products.weigh(p.splits, p.outputs, True)
+        g.outputs.div_(total)
+    out[:n] = plan.outputs[:, : shape.group].reshape(n, heads * shape.group * dim)
 
 
-def _gather(cache: torch.Tensor, index: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
-    return torch.index_select(cache, 0, index, out=into[: index.numel()])
+def _gather(cache: torch.Tensor, part: Part, raw: torch.Tensor | None) -> None:
+    """Fill ``part.gathered``, by way of ``raw`` when the cache is not float32."""
+    if raw is None:
+        torch.index_select(cache, 0, part.index, out=part.flat)
+    else:
+        narrow = raw[: len(part.index)]
+        torch.index_select(cache, 0, part.index, out=narrow)
+        part.flat.copy_(narrow)
 
 
 def _attend_long(
@@ -248,7 +299,7 @@ def _attend_long(
 
     def gather(cache: torch.Tensor, low: int, high: int) -> torch.Tensor:
         index = long.index[:, low // plan.block_size : high // plan.block_size].reshape(-1)
-        return cache.index_select(0, index).view(heads, high - low, dim)
+        return cache.index_select(0, index).float().view(heads, high - low, dim)
 
     if whole:
         all_keys, all_values = gather(keys, 0, total_keys), gather(values, 0, total_keys)
@@ -264,12 +315,12 @@ def _attend_long(
         for low, high in chunks:
             k = all_keys[:, low:high] if whole else gather(keys, low, high)
             plan.products.scores(queries, k, scores[..., low:high])
-        seen = scores[:, :count].view(heads, shape.group, tokens, -1)[..., tile.visible :]
-        total = _weights(scores, seen, tile.hidden)
+        seen = scores[:, :count].view(heads, shape.group, tokens, -1)[..., tile.mask.visible :]
+        total = _weights(scores, seen, tile.mask)
         result = torch.empty(heads, padded, dim)
         for low, high in chunks:
             v = all_values[:, low:high] if whole else gather(values, low, high)
-            plan.products.weigh(scores[..., low:high], v, result, low == 0)
+            plan.products.weigh(split(scores[..., low:high], v), result, low == 0)
         y = result.div_(total)[:, :count].view(heads, shape.group, tokens, dim)
         rows = out[first : first + tokens].view(tokens, heads, shape.group, dim)
         rows.copy_(y.permute(2, 0, 1, 3))

@@ -16,6 +16,17 @@ _KEYS = (64, 192, 256)
 _BATCHES = (1, 5, 48)
 
 
+Splits = tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+
+def split(weights: torch.Tensor, values: torch.Tensor) -> Splits:
+    """[B, rows, keys] and [B, keys, D] cut into views of ``SPLIT`` keys, the last maybe fewer."""
+    return tuple(
+        (weights[..., low : low + SPLIT], values[:, low : low + SPLIT])
+        for low in range(0, weights.shape[-1], SPLIT)
+    )
+
+
 class Products(Protocol):
     """Batched products in float32. A result row depends on its own row of the left side only.
 
@@ -29,10 +40,8 @@ class Products(Protocol):
         """out = [B, rows, D] times [B, keys, D], [B, rows, keys]; any number of keys agrees."""
         ...
 
-    def weigh(
-        self, weights: torch.Tensor, values: torch.Tensor, out: torch.Tensor, first: bool
-    ) -> None:
-        """out (+)= [B, rows, keys] times [B, keys, D], summed in splits of ``SPLIT`` keys.
+    def weigh(self, splits: Splits, out: torch.Tensor, first: bool) -> None:
+        """out (+)= [B, rows, keys] times [B, keys, D], one split after the other.
 
         ``first``: overwrite ``out`` instead of adding. Keys past the last whose weight is not zero
         change nothing.
@@ -51,13 +60,11 @@ class BatchedProducts:
     def scores(self, queries: torch.Tensor, keys: torch.Tensor, out: torch.Tensor) -> None:
         torch.bmm(queries, keys.transpose(1, 2), out=out)
 
-    def weigh(
-        self, weights: torch.Tensor, values: torch.Tensor, out: torch.Tensor, first: bool
-    ) -> None:
-        for low in range(0, weights.shape[-1], SPLIT):
-            p, v = weights[..., low : low + SPLIT], values[:, low : low + SPLIT]
-            if first and low == 0:
+    def weigh(self, splits: Splits, out: torch.Tensor, first: bool) -> None:
+        for p, v in splits:
+            if first:
                 torch.bmm(p, v, out=out)
+                first = False
             else:
                 out.baddbmm_(p, v)
 
@@ -72,21 +79,15 @@ class ElementwiseProducts:
         for i in range(queries.shape[1]):  # one query row at a time bounds the temporary
             out[:, i] = (keys * queries[:, i : i + 1]).sum(-1)
 
-    def weigh(
-        self, weights: torch.Tensor, values: torch.Tensor, out: torch.Tensor, first: bool
-    ) -> None:
-        for low in range(0, weights.shape[-1], SPLIT):
-            p = weights[..., low : low + SPLIT]
+    def weigh(self, splits: Splits, out: torch.Tensor, first: bool) -> None:
+        if first:
+            out.zero_()
+        for p, v in splits:
             short = SPLIT - p.shape[-1]
-            p = torch.nn.functional.pad(p, (0, short))
-            v = torch.nn.functional.pad(values[:, low : low + SPLIT], (0, 0, 0, short))
-            columns = v.transpose(1, 2).contiguous()
-            for i in range(p.shape[1]):
-                part = (columns * p[:, i : i + 1]).sum(-1)
-                if first and low == 0:
-                    out[:, i] = part
-                else:
-                    out[:, i] += part
+            weights = torch.nn.functional.pad(p, (0, short))
+            columns = torch.nn.functional.pad(v, (0, 0, 0, short)).transpose(1, 2).contiguous()
+            for i in range(weights.shape[1]):
+                out[:, i] += (columns * weights[:, i : i + 1]).sum(-1)
 
 
 def find_products(head_dim: int) -> tuple[Products, str]:

@@ -43,16 +43,15 @@ class GatedWeight:
 
 
 class ReferenceOperators:
-    """Torch operators with weights in float32 or bfloat16 and a float32 cache.
+    """Torch operators with weights and cache in float32 or bfloat16.
 
     ``products`` multiply queries, keys and values (see kernels.products.find_products).
     """
 
     name = "torch"
-    cache_dtype = torch.float32
 
     def __init__(self, weight_dtype: torch.dtype, products: Products) -> None:
-        self.weight_dtype = weight_dtype
+        self.weight_dtype = self.cache_dtype = weight_dtype
         self.products = products
         self.rungs = RungTable()
         self._packed: list[PackedLinear] = []
@@ -99,7 +98,7 @@ class ReferenceOperators:
         head = torch.arange(heads)
         index = ((block[:, None] * heads + head) * size + offset[:, None]).reshape(-1)
         return Prepared(
-            plan_attention(layout, shape, self.products),
+            plan_attention(layout, shape, self.products, self.cache_dtype),
             rope.cos.index_select(0, positions)[:, None, :],
             rope.sin.index_select(0, positions)[:, None, :],
             index,
@@ -149,8 +148,8 @@ class ReferenceOperators:
         y = x.roll(dim // 2, -1).mul_(prepared.sin)
         y.add_(x * prepared.cos)
         k = y[:, shape.heads :].reshape(rows * shape.kv_heads, dim)
-        cache.keys.view(-1, dim).index_copy_(0, prepared.slots, k)
-        cache.values.view(-1, dim).index_copy_(0, prepared.slots, v)
+        for state, new in ((cache.keys, k), (cache.values, v)):
+            state.view(-1, dim).index_copy_(0, prepared.slots, new.to(self.cache_dtype))
         return y[:, : shape.heads] * (1.0 / math.sqrt(dim))
 
     def attention(self, q: torch.Tensor, cache: LayerCache, prepared: Prepared) -> torch.Tensor:

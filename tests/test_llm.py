@@ -16,7 +16,7 @@ import headrace
 from headrace.completion import Completion, CompletionBuilder
 from headrace.engine import service as service_module
 from headrace.engine.service import EngineService
-from headrace.llm import LLM, as_prompts
+from headrace.llm import LLM, Prompt, as_prompts
 from headrace.nouns.delta import Delta, Usage
 from headrace.nouns.errors import (
     ConfigError,
@@ -77,7 +77,8 @@ def test_many_prompts_come_back_in_order(llm: LLM) -> None:
 def test_prompts_as_token_ids(llm: LLM) -> None:
     ids = llm.encode("abc")
     assert [c.text for c in llm.generate(ids)] == ["abc"]
-    assert [c.text for c in llm.generate([ids, "de", tuple(ids)])] == ["abc", "de", "abc"]
+    mixed: list[Prompt] = [ids, "de", tuple(ids)]
+    assert [c.text for c in llm.generate(mixed)] == ["abc", "de", "abc"]
     assert llm.decode(ids) == "abc"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import signal
 import subprocess
@@ -12,7 +14,12 @@ from typing import Any
 import pytest
 
 from headrace.cli import service
+from headrace.cli.batch_input import BatchLine
+from headrace.cli.batch_output import BatchOutput
+from headrace.cli.batch_progress import BatchProgress
+from headrace.cli.run import Batch
 from headrace.nouns.errors import ModelError
+from tests.api.toy_engine import toy_service
 from tests.cli.conftest import Invoke, Start
 from tests.cli.toy_program import toy_factory
 
@@ -206,3 +213,39 @@ def test_an_interrupt_stops_in_order(start: Start, tmp_path: Path) -> None:
     assert b"Traceback" not in stderr
     assert out.read_bytes().endswith(b"\n")
     assert 5 <= len(read(out)) < ROWS
+
+
+async def test_lines_are_read_as_they_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the input, few lines are in memory."""
+    read_ahead: list[int] = []
+    answered = 0
+
+    async def answer(batch: Batch, client: object, line: BatchLine) -> None:
+        nonlocal answered
+        await asyncio.sleep(0)
+        read_ahead.append(lines.tell() - answered)
+        answered += 1
+
+    class Lines(io.BytesIO):
+        """Its position is the number of lines that were read."""
+
+        count = 0
+
+        def readline(self, size: int | None = -1, /) -> bytes:
+            self.count += 1
+            return f'"row {self.count}"\n'.encode() if self.count <= 5000 else b""
+
+        def tell(self) -> int:
+            return self.count
+
+    monkeypatch.setattr(Batch, "_answer", answer)
+    lines = Lines()
+    out = BatchOutput(tmp_path / "out.jsonl")
+    service = toy_service()
+    batch = Batch(service, out, BatchProgress(5000), in_flight=16)
+    await batch.answer_all(lines, {})
+    out.close()
+    assert answered == 5000
+    assert max(read_ahead) <= 17

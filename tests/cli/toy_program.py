@@ -26,5 +26,5 @@ def toy_factory(**toy: Any) -> Callable[[EngineConfig, Callable[[str], None]], E
 
 
 if __name__ == "__main__":
-    service.open_service = toy_factory(step_seconds=float(sys.argv.pop(1)))
+    setattr(service, "open_service", toy_factory(step_seconds=float(sys.argv.pop(1))))  # noqa: B010
     main.main()

@@ -29,6 +29,7 @@ class BatchProgress:
 
     def __enter__(self) -> BatchProgress:
         self._began = self._said = time.monotonic()
+        self._recent.append((self._began, 0, 0))
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.completed:,}/{task.total:,} lines"),
@@ -97,12 +98,11 @@ class BatchProgress:
     def note(self) -> str:
         """Tokens per second and time left."""
         now = time.monotonic()
-        self._recent.append((now, self.answered + self.faults, self.output_tokens))
-        while now - self._recent[0][0] > WINDOW and len(self._recent) > 2:
-            self._recent.popleft()
-        then, lines, tokens = self._recent[0]
-        if now - then < WINDOW / 2:
-            then, lines, tokens = self._began, 0, 0
+        recent = self._recent
+        recent.append((now, self.answered + self.faults, self.output_tokens))
+        while len(recent) > 2 and now - recent[1][0] >= WINDOW:
+            recent.popleft()
+        then, lines, tokens = recent[0]
         seconds = max(now - then, 1e-9)
         line_rate = (self.answered + self.faults - lines) / seconds
         left = clock((self.total - self.done) / line_rate) if line_rate > 0 else "?"

@@ -72,6 +72,8 @@ def _local(engine: EngineOptions, model: str, wishes: Wishes) -> Iterator[Talker
     from headrace.llm import LLM
 
     config = engine.config(model)
+    if sys.stdin.isatty():
+        services.say(f"loading {model}")
     with services.running_service(config, lambda line: None) as service:
         yield LocalTalker(LLM.over(service), wishes)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from headrace.nouns.errors import ConfigError
@@ -134,10 +133,13 @@ class _Shapes:
 
 def warm_up_job(load: Load) -> Job:
     """A short job that no prefix cache can serve the load from."""
-    job = next(iter(islice(load.contents(0), 1)))
+    job = next(iter(load.contents(0)))
     if isinstance(job.prompt, str):
         return Job(0.0, "This request warms up what is measured next.", job.output_tokens)
-    return Job(0.0, job.prompt[::-1][:WARM_UP_PROMPT], job.output_tokens)
+    first, *rest = job.prompt[::-1][:WARM_UP_PROMPT]
+    if first == job.prompt[0]:
+        first = first - 1 if first else 1
+    return Job(0.0, (first, *rest), job.output_tokens)
 
 
 def _split(text: str) -> tuple[Path, str | None]:

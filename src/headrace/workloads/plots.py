@@ -106,15 +106,15 @@ def figure(report: dict[str, Any]) -> Figure:
 def _against_time(
     axes: Axes, requests: list[dict[str, Any]], failed: list[dict[str, Any]], label: str
 ) -> None:
-    for name in ("e2e", "ttft", "tpot"):
-        found = [(r["at"], r[name]) for r in requests if r[name] is not None]
+    for name, until in (("e2e", "e2e"), ("ttft", "ttft"), ("tpot", "e2e")):
+        found = [(r["at"] + r[until], r[name]) for r in requests if r[name] is not None]
         if found:
             times, values = zip(*found, strict=True)
             axes.plot(times, values, ".", ms=4, color=COLOURS[name], label=NAMES[name])
     if failed:
-        axes.plot([r["at"] for r in failed], [r["e2e"] for r in failed], "x", color=GREY,
+        axes.plot([r["at"] + r["e2e"] for r in failed], [r["e2e"] for r in failed], "x", color=GREY,
                   label="failed")  # fmt: skip
-    axes.set(title=f"latency against time: {label}", xlabel="due at, s", ylabel="s")
+    axes.set(title=f"latency against time: {label}", xlabel="when it was known, s", ylabel="s")
     _log_scale(axes)
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -19,6 +20,7 @@ TIME = {"time", "timestamp", "at", "arrival", "arrivaltime"}
 PROMPT = {"prompttokens", "contexttokens", "prompt", "input", "inputtokens"}
 OUTPUT = {"outputtokens", "generatedtokens", "output", "completiontokens"}
 MAX_TOKENS = 2**31
+NANO = 10**9
 
 _DATE = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:?\d\d)?")
 
@@ -66,27 +68,26 @@ class Trace:
         return count, (count - 1) / last
 
     def _entries(self) -> Iterator[TraceEntry]:
-        first: float | None = None
-        last = 0.0
-        empty = True
+        first: int | None = None
+        last = 0
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as file:
                 for line, fields in _rows(file, self.path):
                     time, prompt, output = fields
-                    now = _seconds(time, self.path, line)
-                    first = now if first is None else first
-                    at = now - first
-                    if at < last:
+                    now = _nanoseconds(time, self.path, line)
+                    if first is None:
+                        first = last = now
+                    if now < last:
                         raise _fault(self.path, line, f"time {time!r} is before the line above")
-                    last, empty = at, False
+                    last = now
                     shape = Shape(
                         _tokens(prompt, "prompt tokens", self.path, line),
                         _tokens(output, "output tokens", self.path, line),
                     )
-                    yield TraceEntry(at, shape)
+                    yield TraceEntry((now - first) / NANO, shape)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise ConfigError(f"the trace {self.path} cannot be read: {error}") from error
-        if empty:
+        if first is None:
             raise ConfigError(f"the trace {self.path} has no entries")
 
 
@@ -126,21 +127,17 @@ def _columns(row: list[str], path: Path) -> tuple[int, int, int] | None:
     raise _fault(path, 1, f"the header {','.join(row)[:100]!r} has no column {missing[0]!r}")
 
 
-def _seconds(text: str, path: Path, line: int) -> float:
+def _nanoseconds(text: str, path: Path, line: int) -> int:
+    """A time as a whole number, so that the digits of dates far from zero are kept."""
     match = _DATE.fullmatch(text)
     try:
         if match is None:
-            seconds = float(text)
-        else:
-            # datetime stops at microseconds; the fraction is added to whole seconds instead.
-            date = datetime.fromisoformat(match[1] + (match[3] or ""))
-            whole = date if date.tzinfo else date.replace(tzinfo=UTC)
-            seconds = whole.timestamp() + float(match[2] or 0)
-    except ValueError:
-        seconds = float("nan")
-    if not abs(seconds) < float("inf"):
-        raise _fault(path, line, f"time {text[:60]!r} is neither seconds nor a date")
-    return seconds
+            return int(Decimal(text) * NANO)
+        date = datetime.fromisoformat(match[1] + (match[3] or ""))
+        whole = date if date.tzinfo else date.replace(tzinfo=UTC)
+        return int(whole.timestamp()) * NANO + int(Decimal(match[2] or 0) * NANO)
+    except (ValueError, ArithmeticError):
+        raise _fault(path, line, f"time {text[:60]!r} is neither seconds nor a date") from None
 
 
 def _tokens(text: str, what: str, path: Path, line: int) -> int:

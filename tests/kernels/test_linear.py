@@ -7,6 +7,7 @@ import torch
 
 from headrace.kernels.linear import (
     RUNGS,
+    PackedHead,
     PackedLinear,
     RungTable,
     agreeing_rungs,
@@ -70,6 +71,7 @@ def test_a_product_that_changes_its_order_is_split_into_classes() -> None:
 
     assert agreeing_rungs(moody, x, RUNGS) == tuple(r for r in RUNGS if r > 32)
     assert agreeing_rungs(moody, x, (2, 4, 8, 16, 32, 64)) == (2, 4, 8, 16, 32)
+    assert agreeing_rungs(moody, x, (32, 64)) == (32,)
 
 
 def test_common_rungs() -> None:
@@ -79,3 +81,14 @@ def test_common_rungs() -> None:
     assert common_rungs([]) == ()
     second.rungs = (3,)
     assert common_rungs([first, second]) == ()
+
+
+def test_head_keeps_the_logits_that_bfloat16_would_round_away() -> None:
+    generator = torch.Generator().manual_seed(5)
+    weight = (torch.randn(512, 192, generator=generator) * 0.05).bfloat16()
+    x = (torch.randn(8, 192, generator=generator) * 30).bfloat16()
+    exact = x.double() @ weight.double().T
+    rounded = (PackedLinear(weight, None).raw(x).double() - exact).abs().max()
+    kept = PackedHead(weight, None).raw(x)
+    assert kept.dtype is torch.float32
+    assert (kept.double() - exact).abs().max() < rounded / 50

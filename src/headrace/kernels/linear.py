@@ -19,9 +19,11 @@ HEAD_RUNGS = (2, 4, 8, 16, 32, 48, 64, 96, 128)
 Product = Callable[[torch.Tensor], torch.Tensor]
 
 
-def has_packed() -> bool:
-    """True where torch was built with oneDNN's packed linear for CPUs."""
-    return bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def has_packed(dtype: torch.dtype = torch.float32) -> bool:
+    """True where torch was built with oneDNN's packed linear, and this CPU runs it in ``dtype``."""
+    if not (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return False
+    return dtype is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class PackedLinear:
@@ -38,7 +40,7 @@ class PackedLinear:
         self.format = str(weight.dtype).removeprefix("torch.")
         self.rungs: tuple[int, ...] = (1,)
         self._bias = None if bias is None else bias.to(weight.dtype)
-        if has_packed():
+        if has_packed(weight.dtype):
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 64)
         else:
             self._weight = weight.contiguous()
@@ -64,10 +66,31 @@ class PackedLinear:
         return self.raw(torch.nn.functional.pad(x, (0, 0, 0, rung - rows)))[:rows]
 
 
+class PackedHead(PackedLinear):
+    """The output matrix: logits in float32, also where the weight is bfloat16.
+
+    oneDNN rounds a bfloat16 product to 8 bits, which ties the likeliest tokens (logits of 25 lie
+    an eighth apart). A second product with that result subtracted before rounding gives what was
+    lost; the sum of both is good to about 16 bits, for the price of reading the matrix twice.
+    """
+
+    __slots__ = ()
+
+    def raw(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().raw(x)
+        if y.dtype is torch.float32:
+            return y
+        if not self._weight.is_mkldnn:
+            whole: torch.Tensor = x.float() @ self._weight.float().T
+            return whole
+        lost: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, y, self._weight, None, "sub")
+        return y.float().add_(lost)
+
+
 def agreeing_rungs(product: Product, x: torch.Tensor, rungs: Sequence[int]) -> tuple[int, ...]:
     """The largest set of row counts for which ``product`` gives the same rows of ``x``.
 
-    Ties go to the set with the larger counts. ``x`` has at least ``max(rungs)`` rows.
+    Of equally large sets one with 32 is preferred. ``x`` has at least ``max(rungs)`` rows.
     """
     classes: list[tuple[torch.Tensor, list[int]]] = []
     for rung in sorted(rungs, reverse=True):
@@ -78,7 +101,7 @@ def agreeing_rungs(product: Product, x: torch.Tensor, rungs: Sequence[int]) -> t
                 break
         else:
             classes.append((y, [rung]))
-    best = max(classes, key=lambda entry: len(entry[1]))
+    best = max(classes, key=lambda entry: (len(entry[1]), 32 in entry[1]))
     return tuple(sorted(best[1]))
 
 
@@ -106,7 +129,7 @@ class RungTable:
             self._known[key] = agreeing_rungs(PackedLinear(weight, None).raw, x, RUNGS)
         return self._known[key]
 
-    def head_rungs(self, head: PackedLinear, dtype: torch.dtype) -> tuple[int, ...]:
+    def head_rungs(self, head: PackedHead, dtype: torch.dtype) -> tuple[int, ...]:
         """Probe the output head itself: too large to be packed a second time."""
         key = (head.rows_out, head.rows_in, dtype)
         if key not in self._known:

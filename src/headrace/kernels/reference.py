@@ -14,7 +14,7 @@ import torch
 
 from headrace.kernels.attention import AttentionPlan, attend, plan_attention
 from headrace.kernels.layout import Layout
-from headrace.kernels.linear import PackedLinear, RungTable, common_rungs
+from headrace.kernels.linear import PackedHead, PackedLinear, RungTable, common_rungs
 from headrace.kernels.operators import AttentionShape, HeadNorms, LayerCache, RopeTables
 from headrace.kernels.products import Products
 
@@ -73,8 +73,8 @@ class ReferenceOperators:
     ) -> GatedWeight:
         return GatedWeight(self.pack(gate, gate_bias), self.pack(up, up_bias))
 
-    def pack_head(self, weight: torch.Tensor) -> PackedLinear:
-        packed = PackedLinear(weight.to(self.weight_dtype), None)
+    def pack_head(self, weight: torch.Tensor) -> PackedHead:
+        packed = PackedHead(weight.to(self.weight_dtype), None)
         packed.rungs = self.rungs.head_rungs(packed, self.weight_dtype)
         return packed
 
@@ -157,4 +157,4 @@ class ReferenceOperators:
         return y if self.weight_dtype is torch.float32 else y.to(self.weight_dtype)
 
     def head(self, x: torch.Tensor, weight: PackedLinear) -> torch.Tensor:
-        return weight(x).float()
+        return weight(x)

@@ -20,7 +20,7 @@ class Claim(Enum):
 
 
 def digest(data: bytes) -> int:
-    """64 bits of BLAKE2b, lowest bit clear and never 0."""
+    """64 bits of BLAKE2b with the lowest one cleared, never 0."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") & ~_TAKEN or 2
 
 
@@ -28,7 +28,7 @@ class Ledger:
     """Open addressing over two arrays of 64-bit words, at most half full: id to line.
 
     A million ids take 32 MiB. Two ids are mistaken for one another with probability
-    2.7e-8 in a million; that line would be reported as a duplicate, never dropped in silence.
+    5.4e-8 in a million; that line would be reported as a duplicate, never dropped in silence.
     """
 
     def __init__(self) -> None:

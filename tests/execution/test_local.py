@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headrace.execution.local import NOT_FINITE, LocalExecutor
 from headrace.kernels.operators import Operators
 from headrace.models.transformer import Transformer
 from headrace.nouns.step import Slice, Step
+from headrace.sampling.sampler import Sampler
 from tests.execution.tiny import (
     RandomWeights,
     Recorder,
@@ -37,29 +37,29 @@ def poisoned() -> Transformer:
     return Transformer(config, weights, operators, config.max_context)
 
 
-def step(local: LocalExecutor, *slices: Slice) -> tuple[object, ...]:
-    local.submit(Step(1, slices))
-    result = local.collect()
-    assert result.error is None
-    return result.sampled
-
-
 def test_logits_that_are_not_finite_end_that_sequence_only(poisoned: Transformer) -> None:
     alone = whole(executor(poisoned), sequence(range(20), range(3)))
     local = executor(poisoned)
     good, bad = sequence(range(20), (5, 1, 9)), sequence([3, BAD, 4], (2,))
-    first, second = step(local, Slice(bad, 0, 3, True), Slice(good, 0, 20, True))
-    assert first.error == NOT_FINITE  # type: ignore[attr-defined]
-    assert second.error is None  # type: ignore[attr-defined]
-    assert torch.equal(logits_of(local)[0], alone)
+    pieces = (Slice(bad, 0, 3, True), Slice(good, 0, 20, True))
+    run(local, *pieces)
+    assert logits_of(local)[0].isnan().all()
+    assert torch.equal(logits_of(local)[1], alone)
+    local.sampler = Sampler(poisoned.config.vocab_size)
+    first, second = run(local, *pieces).sampled
+    assert first is not None
+    assert second is not None
+    assert first.error
+    assert second.error is None
 
 
-def test_all_rows_bad_never_reach_the_sampler(poisoned: Transformer) -> None:
-    local = executor(poisoned)
-    (only,) = step(local, Slice(sequence([BAD], (0,)), 0, 1, True))
-    assert only.error == NOT_FINITE  # type: ignore[attr-defined]
+def test_what_the_sampler_keeps_goes_with_the_sequence() -> None:
+    local = executor(tiny_transformer("float32"))
+    seq = sequence(range(3), (0,))
+    run(local, Slice(seq, 0, 3, True))
+    local.forget(seq)
     assert isinstance(local.sampler, Recorder)
-    assert local.sampler.calls == 0
+    assert local.sampler.forgotten == [seq]
 
 
 @pytest.mark.parametrize("length", [1, 5, 17])
@@ -69,7 +69,7 @@ def test_a_broken_sequences_blocks_are_clean_for_their_next_owner(
     tokens = [i % 70 for i in range(length)]
     alone = whole(executor(poisoned), sequence(tokens, range(3)))
     local = executor(poisoned)
-    step(local, Slice(sequence([BAD] * 48, (4, 6, 8)), 0, 48, True))
+    run(local, Slice(sequence([BAD] * 48, (4, 6, 8)), 0, 48, True))
     seq = sequence(tokens, (8, 6, 4))
     for start in range(length):
         run(local, Slice(seq, start, 1, start == length - 1))

@@ -61,12 +61,14 @@ class Recorder:
 
     def __init__(self) -> None:
         self.logits: torch.Tensor = torch.empty(0)
-        self.calls = 0
+        self.forgotten: list[Sequence] = []
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
         self.logits = logits.clone()
-        self.calls += 1
         return [Sampled(token) for token in logits.argmax(-1).tolist()]
+
+    def forget(self, sequence: Sequence) -> None:
+        self.forgotten.append(sequence)
 
 
 @cache

@@ -11,7 +11,7 @@ from headrace.nouns.errors import ConfigError
 
 
 def test_auto_takes_bfloat16_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "has_packed", lambda: True)
+    monkeypatch.setattr(dispatch, "has_packed", lambda dtype: True)
     monkeypatch.setattr(dispatch, "bfloat16_is_fast", lambda: True)
     assert choose_dtype("auto")[0] is torch.bfloat16
     monkeypatch.setattr(dispatch, "bfloat16_is_fast", lambda: False)

@@ -34,6 +34,7 @@ def build_batch(
     block_size: int,
     null_block: int,
     padded_rows: Callable[[int], int],
+    device: torch.device,
 ) -> Batch:
     """Lay out a step's rows: single tokens first, shortest context first, then longer slices.
 
@@ -68,10 +69,10 @@ def build_batch(
         row += piece.length
         last_row[i] = row - 1
     sampling = tuple(i for i in range(len(slices)) if slices[i].samples)
-    sampled = torch.tensor([last_row[i] for i in sampling], dtype=torch.int64)
+    sampled = torch.tensor([last_row[i] for i in sampling], dtype=torch.int64, device=device)
     layout = Layout(
-        rows=rows, padded=padded, tokens=torch.from_numpy(tokens),
-        positions=torch.from_numpy(positions), slots=slots, row_starts=tuple(row_starts),
+        rows=rows, padded=padded, tokens=torch.from_numpy(tokens).to(device),
+        positions=torch.from_numpy(positions).to(device), slots=slots, row_starts=tuple(row_starts),
         starts=tuple(starts), lengths=tuple(lengths), tables=tuple(tables),
         sampled=sampled, block_size=block_size, null_block=null_block,
     )  # fmt: skip

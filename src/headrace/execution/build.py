@@ -101,7 +101,7 @@ def build_executor(
     report(loaded)
     cache = KVCache(
         files.config.num_layers, transformer.shape, plan.num_blocks, block_size,
-        operators.cache_dtype,
+        operators.cache_dtype, operators.device,
     )  # fmt: skip
     executor = LocalExecutor(transformer, cache, Sampler(files.config.vocab_size))
     name = str(operators.weight_dtype).removeprefix("torch.")

@@ -33,7 +33,7 @@ class KVCache:
         num_blocks: int,
         block_size: int,
         dtype: torch.dtype,
-        device: str = "cpu",
+        device: torch.device | str = "cpu",
     ) -> None:
         self.num_blocks, self.block_size = num_blocks, block_size
         self.null_block = num_blocks
@@ -56,7 +56,8 @@ class KVCache:
 
     def _rows(self, blocks: Sequence[int]) -> torch.Tensor:
         first = torch.tensor(blocks, dtype=torch.int64) * self._heads
-        return (first[:, None] + torch.arange(self._heads)).reshape(-1)
+        rows = (first[:, None] + torch.arange(self._heads)).reshape(-1)
+        return rows.to(self._data.device)
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Fill blocks with zeros in every layer."""

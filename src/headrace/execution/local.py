@@ -19,22 +19,26 @@ from headrace.nouns.step import Sampled, Step, StepResult
 
 log = logging.getLogger(__name__)
 
-NOT_FINITE = "the model's logits are not finite numbers; its weights or this prompt overflow"
-
 
 class LogitsSampler(Protocol):
-    """Chooses the next token of ``sequences[r]`` from row r of float32 logits [R, V]."""
+    """Chooses the next token of ``sequences[r]`` from row r of float32 logits [R, V].
+
+    A row that is not finite yields a ``Sampled.error`` and does not disturb the others.
+    """
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]: ...
+
+    def forget(self, sequence: Sequence) -> None: ...
 
 
 class LocalExecutor:
     """Runs steps of one model on one cache. Not thread-safe.
 
     ``submit`` lays the step out and returns; ``collect`` computes it: block copies, the forward
-    pass, sampling. A sequence whose logits are not finite gets a ``Sampled.error``. An exception
-    while computing becomes ``StepResult.error``; the executor stays usable. Rows of
-    ``Step.padding`` go through every product of the model, but attend to nothing.
+    pass, sampling. A sequence whose logits are not finite gets a ``Sampled.error`` from the
+    sampler, which reads the sequences' tokens at that time. An exception while computing becomes
+    ``StepResult.error``; the executor stays usable. Rows of ``Step.padding`` go through every
+    product of the model, but attend to nothing.
     """
 
     depth = 1
@@ -49,13 +53,15 @@ class LocalExecutor:
         if self._pending is not None:
             raise RuntimeError("a step is in flight; collect it before submitting another")
         start = time.perf_counter()
+        operators = self.transformer.operators
         batch: Batch | str
         try:
             batch = build_batch(
                 step,
                 self.cache.block_size,
                 self.cache.null_block,
-                self.transformer.operators.padded_rows,
+                operators.padded_rows,
+                operators.device,
             )
         except Exception as error:
             log.exception("step %d cannot be laid out", step.id)
@@ -91,7 +97,7 @@ class LocalExecutor:
         self.cache.clear(batch.fresh)
         logits = self.transformer.forward(batch.layout, self.cache.layers)
         start = time.perf_counter()
-        chosen = self._sample(logits, batch.sequences)
+        chosen = self.sampler.sample(logits, list(batch.sequences))
         if self._profile is not None:
             self._profile.book("sampling", time.perf_counter() - start)
         sampled: list[Sampled | None] = [None] * batch.slices
@@ -99,23 +105,9 @@ class LocalExecutor:
             sampled[i] = token
         return tuple(sampled)
 
-    def _sample(self, logits: torch.Tensor, sequences: tuple[Sequence, ...]) -> list[Sampled]:
-        if not sequences:
-            return []
-        # a sum is finite only if all its terms are, and reads the logits once
-        finite = logits.sum(-1).isfinite().tolist()
-        if all(finite):
-            return self.sampler.sample(logits, list(sequences))
-        good = [r for r, fine in enumerate(finite) if fine]
-        result = [Sampled(-1, error=NOT_FINITE) for _ in sequences]
-        if good:
-            kept = self.sampler.sample(logits[good], [sequences[r] for r in good])
-            for r, token in zip(good, kept, strict=True):
-                result[r] = token
-        return result
-
     def forget(self, sequence: Sequence) -> None:
-        """Nothing is kept per sequence here."""
+        """Let the sampler drop what it keeps of a sequence that has ended."""
+        self.sampler.forget(sequence)
 
     def close(self) -> None:
         """Drop a step in flight."""

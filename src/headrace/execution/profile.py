@@ -64,7 +64,7 @@ class ProfiledOperators:
 
     def __init__(self, inner: Operators, profile: Profile) -> None:
         self._inner, self._profile = inner, profile
-        self.name = inner.name
+        self.name, self.device = inner.name, inner.device
         self.weight_dtype, self.cache_dtype = inner.weight_dtype, inner.cache_dtype
 
     def pack(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Weight:

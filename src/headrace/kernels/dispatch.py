@@ -43,7 +43,7 @@ def choose_dtype(dtype: str) -> tuple[torch.dtype, str]:
         return names[dtype], "asked for"
     if dtype != "auto":
         raise ConfigError(f"dtype is {dtype!r}; choose auto, float32 or bfloat16")
-    if bfloat16_is_fast() and has_packed():
+    if bfloat16_is_fast() and has_packed(torch.bfloat16):
         return torch.bfloat16, "auto: this CPU multiplies bfloat16 natively"
     return torch.float32, "auto: this CPU has no native bfloat16 products"
 
@@ -52,7 +52,7 @@ def choose(dtype: str, head_dim: int) -> Dispatch:
     """Pick operators for this machine. Raises ConfigError for an unknown ``dtype``."""
     weight_dtype, why = choose_dtype(dtype)
     products, checked = find_products(head_dim)
-    packed = "oneDNN packed" if has_packed() else "torch linear"
+    packed = "oneDNN packed" if has_packed(weight_dtype) else "torch linear"
     report = (
         f"weights: {str(weight_dtype).removeprefix('torch.')} ({why}), {packed}",
         f"attention: torch float32, {products.name} products ({checked})",

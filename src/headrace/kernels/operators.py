@@ -63,9 +63,14 @@ class HeadNorms:
 
 
 class Operators(Protocol):
-    """What a step runs. Implementations are stateless between steps but for their weights."""
+    """What a step runs. Implementations are stateless between steps but for their weights.
+
+    All tensors they are given live on ``device``, and so do those they return. Weights and cache
+    are in ``weight_dtype`` and ``cache_dtype`` before an implementation packs them.
+    """
 
     name: str
+    device: torch.device
     weight_dtype: torch.dtype
     cache_dtype: torch.dtype
 

@@ -49,6 +49,7 @@ class ReferenceOperators:
     """
 
     name = "torch"
+    device = torch.device("cpu")  # packed products are oneDNN's
 
     def __init__(self, weight_dtype: torch.dtype, products: Products) -> None:
         self.weight_dtype = self.cache_dtype = weight_dtype
@@ -140,9 +141,8 @@ class ReferenceOperators:
     ) -> torch.Tensor:
         shape = prepared.attention.shape
         rows, dim, rotated = prepared.attention.rows, shape.head_dim, shape.heads + shape.kv_heads
-        qkv = qkv[:rows].float()
-        x = qkv[:, : rotated * dim].view(rows, rotated, dim)
-        v = qkv[:, rotated * dim :].reshape(rows * shape.kv_heads, dim)
+        v = qkv[:rows, rotated * dim :].reshape(rows * shape.kv_heads, dim)
+        x = qkv[:rows, : rotated * dim].float().view(rows, rotated, dim)
         if norms is not None:
             x = torch.nn.functional.rms_norm(x, (dim,), None, norms.eps).mul(norms.weight)
         y = x.roll(dim // 2, -1).mul_(prepared.sin)

@@ -10,7 +10,10 @@ from headrace.kernels.operators import RopeTables
 
 
 def rope_tables(
-    inverse_frequencies: Sequence[float], max_context: int, scale: float = 1.0
+    inverse_frequencies: Sequence[float],
+    max_context: int,
+    scale: float = 1.0,
+    device: torch.device | str = "cpu",
 ) -> RopeTables:
     """cos and sin of position times frequency for positions below ``max_context``.
 
@@ -21,4 +24,5 @@ def rope_tables(
     frequencies = torch.tensor(inverse_frequencies, dtype=torch.float64)
     angles = torch.arange(max_context, dtype=torch.float64)[:, None] * frequencies
     cos, sin = (angles.cos() * scale).float(), (angles.sin() * scale).float()
-    return RopeTables(torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))
+    tables = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+    return RopeTables(tables[0].to(device), tables[1].to(device))

@@ -82,11 +82,13 @@ class Transformer:
             config.rope.inverse_frequencies(config.head_dim),
             max_context,
             config.rope.attention_factor if config.rope.kind == "yarn" else 1.0,
+            operators.device,
         )
         dtype = operators.weight_dtype
-        self._embed = weights.get("embed", dtype)
-        self._norm = weights.get("norm", torch.float32)
-        head = self._embed if config.tied_embeddings else weights.get("head", dtype)
+        self._embed = weights.get("embed", dtype).to(operators.device)
+        self._norm = weights.get("norm", torch.float32).to(operators.device)
+        tied = config.tied_embeddings
+        head = self._embed if tied else weights.get("head", dtype).to(operators.device)
         self._head = operators.pack_head(head)
         self.layers = tuple(
             _load_layer(config, weights, operators, f"layers.{i}.")
@@ -121,7 +123,7 @@ class Transformer:
 
 def _load_layer(config: ModelConfig, weights: WeightReader, ops: Operators, prefix: str) -> Layer:
     def get(name: str) -> torch.Tensor:
-        return weights.get(prefix + name, torch.float32)
+        return weights.get(prefix + name, torch.float32).to(ops.device)
 
     def stacked(names: str) -> torch.Tensor:
         return torch.cat([get(name) for name in names.split()])

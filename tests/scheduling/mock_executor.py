@@ -10,7 +10,7 @@ from headrace.memory.sequence_memory import SequenceMemory
 from headrace.nouns.event import Event
 from headrace.nouns.request import Request
 from headrace.nouns.sampling_params import SamplingParams
-from headrace.nouns.sequence import Sequence
+from headrace.nouns.sequence import Sequence, Wait
 from headrace.nouns.step import Sampled, Step, StepResult
 from headrace.scheduling.policy import (
     AdmissionPolicy,
@@ -114,6 +114,11 @@ def alone(seq: Sequence) -> list[int]:
     while len(tokens) < len(seq.tokens):
         tokens.append(next_token(tokens, seq.index))
     return tokens
+
+
+def cause(seq: Sequence) -> Wait | None:
+    """What it waits for now."""
+    return seq.wait
 
 
 def make_request(

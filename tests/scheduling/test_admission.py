@@ -10,6 +10,7 @@ from headrace.nouns.sequence import Wait
 from headrace.scheduling.admission import Watermark
 from tests.scheduling.mock_executor import (
     MockExecutor,
+    cause,
     make_request,
     make_scheduler,
     run_all,
@@ -29,7 +30,7 @@ def test_reserve_admits_what_fits_at_full_length_to_the_block() -> None:
     run_step(scheduler, executor, 0.0)
     assert running_ids(scheduler) == {"r0", "r1", "r2"}
     (waiting,) = scheduler.waiting
-    assert waiting.wait is Wait.MEMORY
+    assert cause(waiting) is Wait.MEMORY
     assert "needs 1 blocks and 0 are not promised" in waiting.wait_detail
 
 
@@ -40,7 +41,7 @@ def test_watermark_admits_on_known_tokens_and_keeps_a_share_free() -> None:
     run_step(scheduler, executor, 0.0)
     assert running_ids(scheduler) == {"r0", "r1", "r2"}
     (waiting,) = scheduler.waiting
-    assert waiting.wait is Wait.MEMORY
+    assert cause(waiting) is Wait.MEMORY
     assert waiting.wait_detail == "it needs 1 blocks, 1 are free, 1 are kept for growth"
 
 

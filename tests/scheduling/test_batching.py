@@ -9,6 +9,7 @@ from headrace.nouns.sequence import Wait
 from headrace.nouns.step import Step
 from tests.scheduling.mock_executor import (
     MockExecutor,
+    cause,
     make_request,
     make_scheduler,
     run_all,
@@ -60,7 +61,7 @@ def test_stall_free_decodes_all_even_above_the_budget_but_prefills_nothing() -> 
     step = run_step(scheduler, executor, 1.0)
     assert lengths(step) == {f"r{i}": 1 for i in range(4)}
     (waiting,) = scheduler.waiting
-    assert waiting.wait is Wait.BUDGET
+    assert cause(waiting) is Wait.BUDGET
 
 
 @settings(max_examples=40, deadline=None)
@@ -99,7 +100,7 @@ def test_prefill_first_computes_whole_prompts_and_lets_decodes_wait() -> None:
     scheduler.add(make_request("third", distinct(200, 9)), 2.0)
     step = run_step(scheduler, executor, 2.0)
     assert lengths(step) == {"second": 9, "third": 9}
-    assert scheduler.sequences("first")[0].wait is Wait.BUDGET
+    assert cause(scheduler.sequences("first")[0]) is Wait.BUDGET
     assert lengths(run_step(scheduler, executor, 3.0)) == {"first": 1, "second": 1, "third": 1}
 
 
@@ -137,7 +138,7 @@ def test_static_lets_the_next_batch_wait_for_this_one() -> None:
     scheduler.add(make_request("next", [3, 4], 3, arrival=1.0), 1.0)
     run_step(scheduler, executor, 1.0)
     (waiting,) = scheduler.sequences("next")
-    assert waiting.wait is Wait.BATCH
+    assert cause(waiting) is Wait.BATCH
     assert "a batch of 1 has to end first" in waiting.wait_detail
 
 

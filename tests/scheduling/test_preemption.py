@@ -11,6 +11,7 @@ from headrace.scheduling.scheduler import Scheduler
 from tests.scheduling.mock_executor import (
     MockExecutor,
     alone,
+    cause,
     make_request,
     make_scheduler,
     run_all,
@@ -31,6 +32,22 @@ def test_the_worst_rank_yields() -> None:
     sequences = [Sequence.of(make_request(str(i), [1]), 0) for i in range(3)]
     ranks = dict(zip(sequences, [5, 9, 1], strict=True))
     assert Recompute().victim(sequences, sequences[2], ranks.__getitem__) is sequences[1]
+
+
+class NoOrder:
+    """Nobody ranks before anybody else."""
+
+    dynamic = False
+
+    def key(self, seq: Sequence, now: float) -> int:
+        return 0
+
+
+def test_of_equal_ranks_the_later_ticket_yields() -> None:
+    scheduler, executor = make_scheduler(blocks=6, order=NoOrder()), MockExecutor(4)
+    groups = [scheduler.add(make_request(f"r{i}", [i] * 7, 12), 0.0) for i in range(2)]
+    run_all(scheduler, executor)
+    assert [seq.preemptions for (seq,) in groups] == [0, 1]
 
 
 def test_the_latest_yields_and_is_computed_again() -> None:
@@ -63,7 +80,7 @@ def test_a_sequence_without_a_better_claim_yields_itself() -> None:
         if second.preemptions:
             break
     assert second.status is Status.WAITING
-    assert second.wait is Wait.PREEMPTED
+    assert cause(second) is Wait.PREEMPTED
     assert second.wait_detail == "it had the worst rank when its own growth found no free block"
     run_all(scheduler, executor)
     assert second.tokens == alone(second)

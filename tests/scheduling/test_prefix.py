@@ -10,6 +10,7 @@ from headrace.nouns.sequence import FinishReason, Wait
 from tests.scheduling.mock_executor import (
     MockExecutor,
     alone,
+    cause,
     make_request,
     make_scheduler,
     run_all,
@@ -55,7 +56,7 @@ def test_others_pass_those_who_wait_for_a_prefix() -> None:
     assert step is not None
     assert [p.sequence.request.id for p in step.slices] == ["a", "other"]
     (waiting,) = scheduler.sequences("b")
-    assert waiting.wait is Wait.PREFIX
+    assert cause(waiting) is Wait.PREFIX
     assert waiting.wait_detail == "request a is computing a prefix it shares"
     run_all(scheduler, executor)
 
@@ -109,10 +110,10 @@ def test_siblings_wait_for_their_leader() -> None:
     scheduler, executor = make_scheduler(budget=8, prefix_cache=False), MockExecutor(4)
     _, sibling = scheduler.add(make_request("r", list(range(10)), 3, n=2), 0.0)
     run_step(scheduler, executor, 0.0)
-    assert sibling.wait is Wait.BUDGET
+    assert cause(sibling) is Wait.BUDGET
     run_step(scheduler, executor, 1.0)
     assert executor.computed == 10
-    assert sibling.wait is Wait.PREFIX
+    assert cause(sibling) is Wait.PREFIX
     run_all(scheduler, executor)
     assert executor.computed == 10 + 2 + 1 + 2
 

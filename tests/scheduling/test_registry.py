@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -38,7 +37,7 @@ class Half:
 
 
 @pytest.fixture(autouse=True)
-def third_parties(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def third_parties(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [
         EntryPoint("backwards", f"{HERE}:Backwards", "headrace.order"),
         EntryPoint("fcfs", f"{HERE}:Backwards", "headrace.order"),
@@ -50,7 +49,6 @@ def third_parties(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(
         registry, "entry_points", lambda group: [p for p in points if p.group == group]
     )
-    yield
 
 
 def test_each_call_makes_a_new_object() -> None:

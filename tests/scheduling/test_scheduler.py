@@ -7,7 +7,7 @@ import pytest
 from headrace.nouns.errors import ConfigError, InvalidRequest
 from headrace.nouns.event import Event, Kind
 from headrace.nouns.sequence import FinishReason, Sequence
-from headrace.nouns.step import Sampled, StepResult
+from headrace.nouns.step import Sampled, Step, StepResult
 from headrace.scheduling.scheduler import Limits, Scheduler
 from tests.scheduling.mock_executor import (
     MockExecutor,
@@ -126,11 +126,12 @@ def test_aborting_ends_all_siblings_wherever_they_are() -> None:
 
 def test_memory_of_a_sequence_aborted_in_flight_is_kept_until_its_step_is_back() -> None:
     scheduler, executor = make_scheduler(), MockExecutor(4)
-    (seq,) = scheduler.add(make_request("r", [1] * 9, 9), 0.0)
+    seq, waiting = scheduler.add(make_request("r", [1] * 9, 9, n=2), 0.0)
     step = scheduler.plan(0.0)
     assert step is not None
     executor.submit(step)
     scheduler.abort("r", 1.0, "gone")
+    assert waiting.finished
     assert seq.finished
     assert len(seq.blocks) == 3
     assert scheduler.has_work
@@ -156,7 +157,7 @@ def test_an_id_in_use_is_refused_and_the_first_one_goes_on() -> None:
 def test_steps_in_flight_hold_different_sequences_and_change_no_token(depth: int) -> None:
     scheduler, executor = make_scheduler(budget=4, blocks=64), MockExecutor(4, depth)
     groups = [scheduler.add(make_request(f"r{i}", [i] * 5, 6), 0.0) for i in range(6)]
-    flying = []
+    flying: list[Step] = []
     most = 0
     now = 0.0
     while scheduler.has_work:

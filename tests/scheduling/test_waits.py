@@ -10,7 +10,13 @@ from headrace.nouns.event import Event, Kind
 from headrace.nouns.sequence import Sequence, Wait
 from headrace.nouns.step import Step
 from headrace.scheduling.scheduler import Scheduler
-from tests.scheduling.mock_executor import MockExecutor, make_request, make_scheduler, run_step
+from tests.scheduling.mock_executor import (
+    MockExecutor,
+    cause,
+    make_request,
+    make_scheduler,
+    run_step,
+)
 
 
 def run_and_count(scheduler: Scheduler, start: float, depth: int = 1) -> Counter[Sequence]:
@@ -72,9 +78,9 @@ def test_the_head_of_the_queue_waits_for_budget_and_the_others_for_their_turn() 
     groups = [scheduler.add(make_request(f"r{i}", [i] * 8, 2), 0.0) for i in range(3)]
     run_step(scheduler, executor, 0.0)
     head, behind = groups[1][0], groups[2][0]
-    assert head.wait is Wait.BUDGET
+    assert cause(head) is Wait.BUDGET
     assert head.wait_detail == "the step has no room left: 4 tokens of 4"
-    assert behind.wait is Wait.QUEUE
+    assert cause(behind) is Wait.QUEUE
 
 
 def test_all_slots_taken_is_a_wait_for_budget() -> None:
@@ -83,7 +89,7 @@ def test_all_slots_taken_is_a_wait_for_budget() -> None:
         scheduler.add(make_request(f"r{i}", [i], 3), 0.0)
     run_step(scheduler, executor, 0.0)
     (waiting,) = scheduler.waiting
-    assert waiting.wait is Wait.BUDGET
+    assert cause(waiting) is Wait.BUDGET
     assert waiting.wait_detail == "all 1 sequence slots are taken"
 
 
@@ -103,7 +109,7 @@ def test_a_preempted_sequence_waits_for_that_until_it_runs_again() -> None:
             if second in scheduler.running:
                 returned = now
             else:
-                assert second.wait is Wait.PREEMPTED
+                assert cause(second) is Wait.PREEMPTED
         now += 1.0
     assert preempted is not None
     assert returned is not None
@@ -119,11 +125,11 @@ def test_who_is_overtaken_at_the_head_waits_for_its_turn_again() -> None:
     scheduler.add(make_request("head", [2], 9, priority=1), 0.0)
     run_step(scheduler, executor, 0.0)
     (head,) = scheduler.sequences("head")
-    assert head.wait is Wait.BUDGET
+    assert cause(head) is Wait.BUDGET
     scheduler.add(make_request("urgent", [3], 9, arrival=1.0), 1.0)
     run_step(scheduler, executor, 1.0)
-    assert head.wait is Wait.QUEUE
-    assert scheduler.sequences("urgent")[0].wait is Wait.BUDGET
+    assert cause(head) is Wait.QUEUE
+    assert cause(scheduler.sequences("urgent")[0]) is Wait.BUDGET
 
 
 def test_those_whose_prefix_is_ready_wait_for_it_no_longer() -> None:
@@ -132,10 +138,10 @@ def test_those_whose_prefix_is_ready_wait_for_it_no_longer() -> None:
         scheduler.add(make_request(f"r{i}", [*range(16), i], 9), 0.0)
     run_step(scheduler, executor, 0.0)
     last = scheduler.sequences("r3")[0]
-    assert last.wait is Wait.PREFIX
+    assert cause(last) is Wait.PREFIX
     run_step(scheduler, executor, 1.0)
-    assert scheduler.sequences("r2")[0].wait is Wait.BUDGET
-    assert last.wait is Wait.QUEUE
+    assert cause(scheduler.sequences("r2")[0]) is Wait.BUDGET
+    assert cause(last) is Wait.QUEUE
 
 
 def test_the_last_event_tells_all_waits() -> None:

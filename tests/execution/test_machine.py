@@ -97,7 +97,7 @@ def test_a_group_path_cannot_leave_the_mount(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("0-3,8\n", (0, 1, 2, 3, 8)), ("5", (5,)), ("", ()), ("x,1-y,-2,7", (7,))],
+    [("0-3,8\n", (0, 1, 2, 3, 8)), ("5", (5,)), ("", ()), ("x,1-y,-2,7,²", (7,))],
 )
 def test_cpu_lists(text: str, expected: tuple[int, ...]) -> None:
     assert parse_cpu_list(text) == expected

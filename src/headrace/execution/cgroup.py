@@ -71,21 +71,21 @@ def _upwards(mount: Path, path: str) -> Iterator[Path]:
 
 
 def _quota(quota: str, period: str) -> list[float]:
-    if quota.isdigit() and period.isdigit() and int(quota) > 0 and int(period) > 0:
+    if quota.isdecimal() and period.isdecimal() and int(quota) > 0 and int(period) > 0:
         return [int(quota) / int(period)]
     return []
 
 
 def _memory(group: Path, limit: str, usage: str, droppable: str) -> list[tuple[int, int]]:
     most, used = read_text(group / limit).strip(), read_text(group / usage).strip()
-    if not most.isdigit() or int(most) >= _UNLIMITED:
+    if not most.isdecimal() or int(most) >= _UNLIMITED:
         return []
     statistics = dict(
         line.split(" ", 1) for line in read_text(group / "memory.stat").splitlines() if " " in line
     )
     dropped = statistics.get(droppable, "0").strip()
-    in_use = int(used) if used.isdigit() else 0
-    return [(int(most), max(0, in_use - (int(dropped) if dropped.isdigit() else 0)))]
+    in_use = int(used) if used.isdecimal() else 0
+    return [(int(most), max(0, in_use - (int(dropped) if dropped.isdecimal() else 0)))]
 
 
 def _fields(path: Path, number: int) -> list[str]:

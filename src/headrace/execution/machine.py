@@ -110,7 +110,7 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
     found: list[int] = []
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
-        if first.isdigit() and (last.isdigit() or not last):
+        if first.isdecimal() and (last.isdecimal() or not last):
             found += range(int(first), int(last or first) + 1)
     return tuple(found)
 
@@ -171,7 +171,7 @@ def _numa(cpus: tuple[int, ...], root: Path) -> tuple[NumaNode, ...]:
     for folder in (root / "sys/devices/system/node").glob("node[0-9]*"):
         near = set(parse_cpu_list(read_text(folder / "cpulist"))) & set(cpus)
         number = folder.name.removeprefix("node")
-        if near and number.isdigit():
+        if near and number.isdecimal():
             nodes.append(NumaNode(int(number), tuple(sorted(near))))
     return tuple(sorted(nodes, key=lambda node: node.id)) or (NumaNode(0, cpus),)
 
@@ -184,6 +184,6 @@ def _last_level_cache(cpus: tuple[int, ...], root: Path) -> int:
     for folder in (root / f"sys/devices/system/cpu/cpu{cpus[0]}/cache").glob("index[0-9]*"):
         text = read_text(folder / "size").strip()
         unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 0)
-        if unit and text[:-1].isdigit():
+        if unit and text[:-1].isdecimal():
             sizes.append(int(text[:-1]) * unit)
     return max(sizes)

@@ -50,7 +50,7 @@ class RandomWeights:
 def tiny_config(**changes: object) -> ModelConfig:
     fields: dict[str, object] = {
         "architecture": "llama", "hidden_size": 96, "num_layers": 2, "num_heads": 6,
-        "num_kv_heads": 2, "head_dim": 32, "intermediate_size": 160, "vocab_size": VOCAB,
+        "num_kv_heads": 2, "head_dim": 32, "intermediate_size": 150, "vocab_size": VOCAB,
         "max_context": 1024, "rope": RopeConfig(),
     }  # fmt: skip
     return ModelConfig(**(fields | changes))  # type: ignore[arg-type]
@@ -78,6 +78,8 @@ def tiny_transformer(dtype: str, architecture: str = "llama") -> Transformer:
         changes["attention_bias"] = True
     if architecture == "qwen3":
         changes["qk_norm"] = True
+    if architecture == "mistral":  # as many key heads as query heads: a single row a product
+        changes["num_kv_heads"] = 6
     config = tiny_config(**changes)
     operators = choose(dtype, config.head_dim).operators
     return Transformer(config, RandomWeights(config), operators, config.max_context)

@@ -171,3 +171,22 @@ def test_the_scale_belongs_to_the_caller() -> None:
     plain = pages.attend(find_products(16)[0])
     pages.q *= math.sqrt(16)
     assert not torch.allclose(plain, pages.attend(find_products(16)[0]))
+
+
+def test_hidden_keys_weigh_exactly_zero() -> None:
+    """However large the values of tokens to come are, a row's result stays the same."""
+    shape = SHAPES[0]
+    products = find_products(shape.head_dim)[0]
+    pages = Pages(shape, 16, [(70, 90)], 2)
+    plain = pages.attend(products)[:50]
+    k, v = (context.clone() for context in pages.contexts[0])
+    k[120:], v[120:] = 50.0, 1e37
+    _write(pages, 0, k, v)
+    assert torch.equal(pages.attend(products)[:50], plain)
+
+
+def test_scores_far_apart_are_right() -> None:
+    pages = Pages(SHAPES[1], 16, [(200, 1), (150, 20)], 4)
+    pages.q *= 300.0
+    out = pages.attend(find_products(SHAPES[1].head_dim)[0])[: len(pages.q)]
+    assert torch.allclose(out.double(), pages.expected(), atol=1e-4)

@@ -66,26 +66,25 @@ def build_engine(
 
 
 class Gate:
-    """Holds an executor before each step while closed; lets tests look at a busy engine."""
+    """Lets ``steps`` steps pass, then holds the executor until it is opened."""
 
-    def __init__(self, executor: MockExecutor) -> None:
-        self.entered = threading.Event()
+    def __init__(self, executor: MockExecutor, steps: int = 0) -> None:
+        self.entered = threading.Event()  # the first step held is there
         self._open = threading.Event()
         submit = executor.submit
 
         def wait_and_submit(step: Any) -> None:
-            self.entered.set()
-            assert self._open.wait(60)
+            nonlocal steps
+            steps -= 1
+            if steps < 0:
+                self.entered.set()
+                assert self._open.wait(60)
             submit(step)
 
         executor.submit = wait_and_submit  # type: ignore[method-assign]
 
     def open(self) -> None:
         self._open.set()
-
-    def close(self) -> None:
-        self.entered.clear()
-        self._open.clear()
 
 
 def builder_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import operator
 import queue
 import secrets
 import threading
@@ -83,6 +84,7 @@ class EngineService:
         self._builder = builder
         self._journal, self._pace = Journal(), Pace()
         self._sinks: tuple[Sink, ...] = (self._journal, self._pace, *sinks)
+        self._faulty: list[Sink] = []
         self._built: BuiltEngine | None = None
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._clients: dict[str, _Client] = {}
@@ -118,6 +120,8 @@ class EngineService:
     @property
     def built(self) -> BuiltEngine:
         """The engine and what it was built from. Raises EngineStopped before it is ready."""
+        if self._built is None and self._failure is not None:
+            raise EngineStopped(f"the model could not be loaded: {self._failure}")
         if self._built is None:
             raise EngineStopped("the model is not loaded yet; wait until /ready answers 200")
         return self._built
@@ -143,8 +147,8 @@ class EngineService:
         """Stops the thread; open requests are aborted."""
         with self._lock:
             self._draining = self._stopping = True
+        self._inbox.put(lambda: self._abort_all("the engine is closing"))
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._inbox.put(lambda: self._abort_all("the engine is closing"))
             self._thread.join()
 
     # Requests
@@ -162,11 +166,14 @@ class EngineService:
     ) -> Request:
         """A request with its open ends resolved: id, seed, end tokens, most output tokens.
 
-        Raises InvalidRequest for tokens outside the vocabulary and ContextLengthExceeded when
+        Raises InvalidRequest for what is no token of the vocabulary and ContextLengthExceeded when
         the prompt leaves no room for output or ``max_tokens`` asks for more than is left.
         """
         built, model = self.built, self.model
-        prompt = tuple(prompt_ids)
+        try:
+            prompt = tuple(operator.index(token) for token in prompt_ids)
+        except TypeError as error:
+            raise InvalidRequest(f"the prompt has to be token ids: {error}", "prompt") from None
         self._check_vocabulary("prompt", prompt)
         self._check_vocabulary("logit_bias", [token for token, _ in params.logit_bias])
         self._check_vocabulary("stop_token_ids", params.stop_token_ids)
@@ -198,6 +205,10 @@ class EngineService:
         Raises EngineStopped, QueueFull or InvalidRequest at once.
         """
         built = self.built
+        if request.n > self.config.max_queue:
+            raise InvalidRequest(
+                f"n is {request.n} and the queue holds {self.config.max_queue}; lower n", "n"
+            )
         with self._lock:
             self._check_alive()
             waiting = len(built.engine.scheduler.waiting) + self._pending
@@ -208,7 +219,8 @@ class EngineService:
                     f"{waiting} sequences wait already and the queue holds"
                     f" {self.config.max_queue}; try again in {wait:.0f} s"
                 )
-                self._emit(Event(Kind.REFUSED, now, request.id, reason=message))
+                refused = Event(Kind.REFUSED, now, request.id, reason=message)
+                self._inbox.put(lambda: self._emit(refused))
                 raise QueueFull(message, retry_after=wait)
             if request.id in self._clients:
                 raise InvalidRequest(f"request id {request.id!r} is in use", "id")
@@ -221,7 +233,9 @@ class EngineService:
         """Queues a request and returns its deltas for the running event loop. As ``submit``."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            mailbox = self._mailboxes.setdefault(loop, Mailbox(loop))
+            open_loops = {at: box for at, box in self._mailboxes.items() if not at.is_closed()}
+            mailbox = open_loops.setdefault(loop, Mailbox(loop))
+            self._mailboxes = open_loops
         stream = AsyncStream(request.id, request.n, self.abort)
         self.submit(request, lambda delta: mailbox.post(stream, delta))
         return stream
@@ -347,10 +361,7 @@ class EngineService:
                 if not client.open:
                     with self._lock:
                         del self._clients[delta.request_id]
-            try:
-                client.on_delta(delta)
-            except Exception:  # one listener's fault is nobody else's
-                log.exception("a listener of request %s failed", delta.request_id)
+            self._tell(client, delta)
         for mailbox in list(self._mailboxes.values()):
             mailbox.flush()
 
@@ -363,14 +374,26 @@ class EngineService:
         for request_id, client in clients.items():
             for index in client.open:
                 delta = Delta(request_id, index, finish_reason=FinishReason.ERROR, error=message)
-                client.on_delta(delta)
+                self._tell(client, delta)
         for mailbox in list(self._mailboxes.values()):
             mailbox.flush()
         self._idle.set()
 
+    @staticmethod
+    def _tell(client: _Client, delta: Delta) -> None:
+        try:
+            client.on_delta(delta)
+        except Exception:  # one listener's fault is nobody else's
+            log.exception("a listener of request %s failed", delta.request_id)
+
     def _emit(self, event: Event) -> None:
         for sink in self._sinks:
-            sink(event)
+            try:
+                sink(event)
+            except Exception:  # what only looks on stops nothing
+                if sink not in self._faulty:
+                    self._faulty.append(sink)
+                    log.exception("event sink %r failed; further faults of it are not logged", sink)
 
     def _check_vocabulary(self, param: str, tokens: Iterable[int]) -> None:
         size = self.model.vocab_size

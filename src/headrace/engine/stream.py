@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 
 from headrace.nouns.delta import Delta
@@ -40,7 +40,8 @@ class Mailbox:
 class AsyncStream:
     """``async for delta in stream`` until each of the request's ``n`` sequences has ended.
 
-    Leaving the loop early, closing or cancelling aborts the request in the engine.
+    Leaving the loop early, closing or cancelling aborts the request in the engine; ``async with``
+    does so also where an exception leaves the loop and is kept.
     """
 
     def __init__(self, request_id: str, n: int, abort: Callable[[str], None]) -> None:
@@ -65,8 +66,16 @@ class AsyncStream:
         self.abort()
         self._open = 0
 
-    def __aiter__(self) -> AsyncStream:
-        return self
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        return self._each()
+
+    async def _each(self) -> AsyncIterator[Delta]:
+        """A generator, since leaving a loop over one runs its ``finally``."""
+        try:
+            while self._open:
+                yield await self.__anext__()
+        finally:
+            await self.aclose()
 
     async def __anext__(self) -> Delta:
         if not self._open:

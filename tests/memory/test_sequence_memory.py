@@ -265,3 +265,13 @@ def test_everything_comes_back() -> None:
     held.check_integrity([])
     assert held.available == held.total
     assert not held.tree.pending()
+
+
+def test_what_an_error_leaves_behind_is_not_found_again() -> None:
+    held = memory()
+    healthy = started(held, sequence([1, 2, 3, 4]))
+    failed = started(held, sequence([1, 2, 3, 4, 5, 6, 7, 8]))
+    held.release(failed, keep=False)
+    held.check_integrity([healthy])
+    # what the healthy one holds stays shared, what only the failed one held is gone
+    assert held.adopt(sequence([1, 2, 3, 4, 5, 6, 7, 8, 9])) == 4

@@ -141,14 +141,20 @@ class SequenceMemory:
             self.tree.publish(digests[i], seq.blocks[i])
         chain.published = full
 
-    def release(self, seq: Sequence) -> None:
-        """Takes back everything; shared content is kept for later as long as memory lasts."""
+    def release(self, seq: Sequence, keep: bool = True) -> None:
+        """Takes back everything; shared content is kept for later as long as memory lasts.
+
+        With ``keep`` off, what nobody else holds is given up: a sequence that ended in an error
+        may have left numbers in its blocks that would spoil whoever finds them.
+        """
         chain = self._chains.pop(seq, None)
         if chain is not None:
             for digest in chain.announced:
                 self.tree.retract(digest, seq)
         # Last block first: reuse then takes leaves before the prefixes they stand on.
         for block in reversed(seq.blocks):
+            if not keep and self.tree.holds(block) and self.pool.references(block) == 1:
+                self.tree.drop(block)
             self.pool.release(block, self.tree.holds(block))
         seq.blocks.clear()
         seq.computed = 0

@@ -296,7 +296,7 @@ class Scheduler:
             self.finish(seq, FinishReason.LENGTH, now)
 
     def _forget(self, seq: Sequence) -> None:
-        self.memory.release(seq)
+        self.memory.release(seq, keep=seq.finish_reason is not FinishReason.ERROR)
         group = self._groups[seq.request.id]
         if all(s.finished and s not in self._in_flight for s in group):
             del self._groups[seq.request.id]

@@ -145,13 +145,13 @@ def test_a_full_queue_is_a_429_with_retry_after() -> None:
     service = toy_service(max_queue=2, max_sequences=1, step_seconds=0.02)
     with serving(service) as server:
         service.wait_ready(20)
+        # Several prompts are taken together or not at all.
         with pytest.raises(openai.RateLimitError) as refused:
-            client_of(server).completions.create(model="toy", prompt="abc", n=3)
+            client_of(server).completions.create(model="toy", prompt=["a"] * 50, max_tokens=400)
         assert refused.value.code == "queue_full"
         assert int(refused.value.response.headers["retry-after"]) >= 1
-        # Several prompts are taken together or not at all.
-        with pytest.raises(openai.RateLimitError):
-            client_of(server).completions.create(model="toy", prompt=["a"] * 50, max_tokens=400)
+        with pytest.raises(openai.BadRequestError, match="the queue holds 2"):
+            client_of(server).completions.create(model="toy", prompt="abc", n=3)
         answer = client_of(server).completions.create(model="toy", prompt="abc")
         assert answer.choices[0].text == "abc"
 

@@ -16,6 +16,7 @@ from headrace.workloads.sse import CompletionStream, StreamFault, book_usage, er
 
 CONNECT_SECONDS = 30.0
 SILENCE_SECONDS = 600.0  # longest wait for the next byte of an answer
+IDLE_SECONDS = 2.0  # less than servers wait, so that none hangs up on a request just sent
 WARM_UP_TOKENS = 4
 
 # What not every server knows, in the order in which it is done without.
@@ -54,7 +55,7 @@ class HttpEndpoint:
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS
         )
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS)
         self._session = aiohttp.ClientSession(
             timeout=timeout, connector=connector, headers=self._headers
         )

@@ -19,10 +19,14 @@ from headrace.scheduling.registry import create
 from headrace.scheduling.scheduler import Limits, Policies, Scheduler
 
 if TYPE_CHECKING:
+    from headrace.execution.build import BuiltExecutor
     from headrace.models.chat_template import ChatTemplate
     from headrace.models.tokenizer import Tokenizer
 
 Report = Callable[[str], None]
+
+PREFILL_ROOM = 64
+"""Tokens a step has left for prefill when every sequence slot decodes, unless a target forbids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,20 @@ def policies(config: EngineConfig) -> Policies:
     )
 
 
+def _token_budget(config: EngineConfig, built: BuiltExecutor) -> tuple[int, str]:
+    """Tokens a step should compute, and why."""
+    from headrace.execution.build import measure_budget
+
+    if config.token_budget is not None:
+        return config.token_budget, "set by the user"
+    measured = measure_budget(built, config.tpot_target)
+    least = config.max_sequences + PREFILL_ROOM
+    if config.tpot_target is not None or measured.tokens >= least:
+        return measured.tokens, measured.reason
+    why = f"{measured.reason}; raised so that prefill goes on beside {config.max_sequences} decodes"
+    return least, why
+
+
 def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
     """Loads the model, sizes the memory, measures the token budget, composes the engine.
 
@@ -70,7 +88,7 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
     chosen = policies(config)
     Limits(config.token_budget or 1, STEP_ROWS, config.max_sequences)
 
-    from headrace.execution.build import build_executor, measure_budget
+    from headrace.execution.build import build_executor
     from headrace.models.loader import open_model
     from headrace.models.source import resolve
 
@@ -85,11 +103,7 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
         threads=config.threads,
         report=report,
     )
-    if config.token_budget is None:
-        measured = measure_budget(built, config.tpot_target)
-        budget, reason = measured.tokens, measured.reason
-    else:
-        budget, reason = config.token_budget, "set by the user"
+    budget, reason = _token_budget(config, built)
     report(f"token budget: {budget} a step ({reason})")
     limits = Limits(budget, STEP_ROWS, config.max_sequences)
     memory = SequenceMemory(built.num_blocks, built.block_size, config.prefix_cache)

@@ -9,6 +9,10 @@ from hypothesis import HealthCheck, settings
 
 from headrace.models.loader import ModelFiles
 
+# Read by OpenMP when torch is loaded. Threads that spin while they wait make each other slow by an
+# order of magnitude where servers, clients and other programs share few cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # No deadline: the time an example takes says nothing on a shared machine. In CI the examples are
 # the same in every run, so that a failure is the change's own.
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -16,6 +16,8 @@ from headrace.memory.sequence_memory import SequenceMemory
 from headrace.nouns.clock import WallClock
 from headrace.nouns.delta import Delta
 from headrace.nouns.event import Sink
+from headrace.nouns.request import Request
+from headrace.nouns.sampling_params import SamplingParams
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Sampled
 from headrace.sampling.detokenizer import Detokenizer
@@ -164,3 +166,16 @@ class Listener:
 
     def tokens(self, index: int = 0) -> list[int]:
         return [t for delta in self.deltas if delta.index == index for t in delta.tokens]
+
+
+def asked(
+    service: EngineService, id: str = "r", prompt: tuple[int, ...] = (1, 2), **more: Any
+) -> Request:
+    n = more.pop("n", 1)
+    return service.request(prompt, SamplingParams(**{"max_tokens": 8, **more}), n=n, id=id)
+
+
+def submit(service: EngineService, id: str = "r", **more: Any) -> Listener:
+    listener = Listener(more.get("n", 1))
+    service.submit(asked(service, id, **more), listener)
+    return listener

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import gguf
@@ -257,6 +258,19 @@ def test_broken_characters_decode_to_the_replacement() -> None:
     assert len(ids) == 2
     assert mine.decode(ids[:1]) == "\ufffd"
     assert mine.token_bytes(ids[0]) == b"\xc3"
+
+
+def test_other_threads_run_while_a_long_text_is_encoded(default_model: ModelFiles) -> None:
+    tokenizer = default_model.tokenizer
+    encoded: list[int] = []
+    worker = Thread(target=lambda: encoded.extend(tokenizer.encode("hello world " * 100_000)))
+    worker.start()
+    ticks = 0
+    while worker.is_alive():
+        ticks += 1
+        worker.join(0.001)
+    assert encoded == [28120, *[905, 33662] * 99_999, 905, 216]
+    assert ticks > 5
 
 
 def test_lone_surrogate_is_refused() -> None:

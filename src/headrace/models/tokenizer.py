@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Alphabet = Literal["byte-level", "sentencepiece"]
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_LONG_TEXT = 1024  # characters from which on encoding lets other threads run
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,10 @@ class Tokenizer:
                 f"the text has a lone surrogate at character {error.start}, which is no Unicode"
                 " character; remove it"
             ) from None
-        return backend.encode(text, add_special_tokens=add_special).ids
+        if len(text) < _LONG_TEXT:
+            return backend.encode(text, add_special_tokens=add_special).ids
+        # encode holds the interpreter's lock: a long text would stop everybody else's requests.
+        return backend.encode_batch_fast([text], add_special_tokens=add_special)[0].ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of ``ids``; bytes that are no UTF-8 become U+FFFD."""

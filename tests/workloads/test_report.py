@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from headrace.workloads.report import render
+from headrace.workloads.report import WIDTH, render
 from headrace.workloads.slo import Slo
 from tests.workloads.timelines import report
 
@@ -85,7 +85,7 @@ def check(value: Any, schema: Any, where: str = "report") -> None:
 
 
 def shown(found: dict[str, Any]) -> str:
-    console = Console(file=io.StringIO(), width=160)
+    console = Console(file=io.StringIO(), width=WIDTH)
     for item in render(found):
         console.print(item)
     assert isinstance(console.file, io.StringIO)
@@ -117,6 +117,7 @@ def test_without_targets_no_goodput_is_shown() -> None:
 def test_the_table_of_a_sweep() -> None:
     text = shown(report((1.0, 2.5)))
     assert "rate against goodput" in text
+    assert "…" not in text
     rows = [line.split() for line in text.splitlines() if line.strip().startswith(("1.00", "2.50"))]
     assert [row[:4] for row in rows] == [
         ["1.00", "0.40", "0.20", "40.0"],

@@ -333,9 +333,10 @@ def _print(report: dict[str, Any], as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from headrace.workloads.report import render
+    from headrace.workloads.report import WIDTH, render
 
     console = Console()
+    console.width = max(console.width, WIDTH)
     console.print(f"[bold]{report['about']['endpoint']}[/bold]", highlight=False)
     for item in render(report):
         console.print(item, highlight=False)

@@ -114,7 +114,8 @@ def _against_time(
     if failed:
         axes.plot([r["at"] + r["e2e"] for r in failed], [r["e2e"] for r in failed], "x", color=GREY,
                   label="failed")  # fmt: skip
-    axes.set(title=f"latency against time: {label}", xlabel="when it was known, s", ylabel="s")
+    axes.set_title(f"latency against time: {label}", fontsize=10)
+    axes.set(xlabel="when it was known, s", ylabel="s")
     _log_scale(axes)
 
 
@@ -128,7 +129,8 @@ def _distributions(
             axes.step(values, shares, where="post", color=COLOURS[name], label=NAMES[name])
         if targets[name] is not None:
             axes.axvline(targets[name], color=COLOURS[name], ls=":", label=f"{NAMES[name]} target")
-    axes.set(title=f"share of requests below: {label}", xlabel="s", ylabel="share", ylim=(0, 1.02))
+    axes.set_title(f"share of requests below: {label}", fontsize=10)
+    axes.set(xlabel="s", ylabel="share", ylim=(0, 1.02))
     if axes.get_legend_handles_labels()[0]:
         axes.set_xscale("log")
         axes.legend()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 VERSION = 1
+WIDTH = 100  # columns of a terminal that no table needs more than
 LATENCIES = (
     ("ttft", "TTFT", "time to first token"),
     ("tpot", "TPOT", "time per output token"),
@@ -129,8 +130,8 @@ def _totals_table(point: dict[str, Any], targets: dict[str, Any]) -> Table:
 
 
 def _sweep_table(points: list[dict[str, Any]]) -> Table:
-    columns = ["offered req/s", "answered req/s", "goodput req/s", "inside", "output tok/s"]
-    columns += ["TTFT p50 ms", "p99", "TPOT p50 ms", "p99", "failed"]
+    columns = ["offered\nreq/s", "answered\nreq/s", "goodput\nreq/s", "inside", "output\ntok/s"]
+    columns += ["TTFT\np50 ms", "\np99 ms", "TPOT\np50 ms", "\np99 ms", "failed"]
     table = _table("rate against goodput", columns)
     for point in points:
         m = point["median"]

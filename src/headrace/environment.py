@@ -23,3 +23,17 @@ def api_keys() -> tuple[str, ...]:
 def child_environment(**changes: str) -> dict[str, str]:
     """The environment for a program we start: ours with ``changes``."""
     return {**os.environ, **changes}
+
+
+SPIN_COUNT = "1000"
+
+
+def limit_spinning() -> None:
+    """Lets OpenMP's threads sleep after a short wait. Has an effect before torch is loaded only.
+
+    By default they spin for milliseconds at every barrier, which costs a lone program nothing and
+    slows programs that share cores by an order of magnitude (docs/log.md has figures). What the
+    user has set stands.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT

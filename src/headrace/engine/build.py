@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from headrace.engine.config import EngineConfig
 from headrace.engine.engine import Engine
 from headrace.engine.output import Output
+from headrace.environment import limit_spinning
 from headrace.memory.sequence_memory import SequenceMemory
 from headrace.nouns.clock import WallClock
 from headrace.nouns.event import Sink
@@ -84,6 +85,7 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
     """
     from headrace.execution.memory_plan import STEP_ROWS
 
+    limit_spinning()
     # Before the slow part, so that a wrong option is known at once.
     chosen = policies(config)
     Limits(config.token_budget or 1, STEP_ROWS, config.max_sequences)

@@ -29,7 +29,8 @@ class Slice:
 class Step:
     """A frozen set of slices plus memory moves.
 
-    ``copies`` are (source, destination) block ids, done before anything is computed.
+    ``copies`` are (source, destination) block ids, done before anything is computed; all sources
+    are read before any destination is written.
     ``padding`` rows are computed and thrown away (request-level batching pads; nothing else does).
     ``budget`` is the token budget it was planned under, ``reason`` why it looks as it does.
     """

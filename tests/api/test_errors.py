@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import openai
 import pytest
 from openai import OpenAI
+from pydantic import ValidationError
 
+from headrace.api.context import encode_all
+from headrace.api.schemas.tokens import DetokenizeBody
 from tests.api.conftest import client_of
 from tests.api.live_server import LiveServer, serving
-from tests.api.toy_engine import toy_service
+from tests.api.toy_engine import START, ToyTokenizer, toy_service
 
 USER: Any = [{"role": "user", "content": "hi"}]
 IMAGE: Any = {"type": "image_url", "image_url": {"url": "data:"}}
@@ -48,6 +54,9 @@ def check(response: httpx.Response, status: int, code: str, param: str | None) -
         ("logprobs", True, "invalid_value"),
         ("stop", [""], "invalid_value"),
         ("stop", ["x"] * 17, "invalid_value"),
+        ("stop", ["x" * 1025], "invalid_value"),
+        ("stop_token_ids", [1] * 257, "invalid_value"),
+        ("repetition_penalty", 1e-30, "invalid_value"),
         ("seed", 2**70, "invalid_value"),
         ("logit_bias", {"a": 1}, "invalid_value"),
         ("logit_bias", {"260": 1}, "invalid_value"),
@@ -106,6 +115,36 @@ def test_bodies_that_are_no_json_object(server: LiveServer, content: bytes) -> N
     response = httpx.post(f"{server.url}/v1/completions", content=content)
     assert response.status_code == 400
     assert response.json()["error"]["code"] in ("invalid_json", "invalid_value")
+
+
+def test_a_body_of_nothing_but_faults_is_refused_without_listing_them(server: LiveServer) -> None:
+    """Describing one fault is quick; describing a million of them stops everybody's requests."""
+    tokens = {"tokens": ["a"] * 20_000}
+    assert "tokens[0]" in check(
+        post(server, "/detokenize", tokens), 400, "invalid_value", "tokens[0]"
+    )
+    with pytest.raises(ValidationError) as caught:
+        DetokenizeBody.model_validate_json(json.dumps(tokens))
+    assert caught.value.error_count() == 1
+    unknown = {f"field{i}": 1 for i in range(2000)}
+    message = check(post(server, "/detokenize", unknown), 400, "invalid_value", None)
+    assert "2001 faults" in message
+
+
+async def test_prompts_that_are_long_together_are_not_encoded_on_the_event_loop() -> None:
+    threads: list[threading.Thread] = []
+
+    class Watched(ToyTokenizer):
+        def encode(self, text: str, *how: bool) -> list[int]:
+            threads.append(threading.current_thread())
+            return super().encode(text, *how)
+
+    model: Any = SimpleNamespace(tokenizer=Watched())
+    assert await encode_all(model, ["abc", [1, 2]]) == [[START, 97, 98, 99], [1, 2]]
+    assert threads.pop() is threading.current_thread()
+    assert await encode_all(model, ["x" * 50] * 100) == [[START] + [120] * 50] * 100
+    assert len(threads) == 100
+    assert threading.current_thread() not in threads
 
 
 def test_a_missing_field(server: LiveServer) -> None:

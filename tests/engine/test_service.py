@@ -383,3 +383,14 @@ def test_explains_what_each_sequence_waits_for_and_what_happened() -> None:
         kinds = [e["kind"] for e in ended["events"]]
         assert kinds == ["arrived", "admitted", "first_token", "finished"]
         assert ended["events"][-1]["wait_budget"] > 0
+
+
+def test_explains_requests_of_many_siblings_to_their_tenant() -> None:
+    """More events than are kept must not push out the one that says whose request it is."""
+    with serving(max_sequences=4) as service:
+        submit(service, "many", n=40).wait()
+        ended: Any = service.explain("many")
+        assert ended["tenant"] == "default"
+        assert ended["events"][0]["kind"] == "arrived"
+        assert ended["events"][-1]["kind"] == "finished"
+        assert len(ended["events"]) == 64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from typing import TypeVar
 
 from fastapi import Request as HttpRequest
@@ -84,7 +85,24 @@ def new_id(prefix: str) -> str:
 
 async def encode(model: Model, text: str, add_special: bool = True) -> list[int]:
     """Token ids of ``text``; long ones are not computed on the event loop."""
+    return (await encode_all(model, [text], add_special))[0]
+
+
+async def encode_all(
+    model: Model, prompts: Sequence[str | list[int]], add_special: bool = True
+) -> list[list[int]]:
+    """Token ids of each prompt, as ``encode``; those that are token ids already stay as they are.
+
+    What counts is how long the texts are together.
+    """
     tokenizer = model.tokenizer
-    if len(text) < LONG_TEXT:
-        return tokenizer.encode(text, add_special=add_special)
-    return await asyncio.to_thread(tokenizer.encode, text, add_special)
+
+    def ids() -> list[list[int]]:
+        return [
+            tokenizer.encode(prompt, add_special) if isinstance(prompt, str) else prompt
+            for prompt in prompts
+        ]
+
+    if sum(len(prompt) for prompt in prompts if isinstance(prompt, str)) < LONG_TEXT:
+        return ids()
+    return await asyncio.to_thread(ids)

@@ -20,6 +20,7 @@ TYPES = {
     500: "server_error",
     503: "service_unavailable_error",
 }
+MANY_FAULTS = 1000
 
 
 class Failure(Exception):
@@ -71,7 +72,10 @@ def of_error(error: HeadraceError) -> Failure:
 
 
 def of_validation(error: ValidationError) -> Failure:
-    """The failure for the first fault found in a body."""
+    """The failure for the first fault found in a body; of very many none is looked at."""
+    if error.error_count() > MANY_FAULTS:  # pydantic can only describe all of them at once
+        message = f"the body has {error.error_count()} faults; docs/api.md says what is accepted"
+        return Failure(400, message, code="invalid_value")
     fault = error.errors(include_url=False)[0]
     kind, where = fault["type"], _path(fault["loc"])
     if kind == "json_invalid":

@@ -174,9 +174,6 @@ class EngineService:
             prompt = tuple(operator.index(token) for token in prompt_ids)
         except TypeError as error:
             raise InvalidRequest(f"the prompt has to be token ids: {error}", "prompt") from None
-        self._check_vocabulary("prompt", prompt)
-        self._check_vocabulary("logit_bias", [token for token, _ in params.logit_bias])
-        self._check_vocabulary("stop_token_ids", params.stop_token_ids)
         capacity = built.total_blocks * built.block_size
         room = min(model.max_context, capacity + 1) - len(prompt)
         if room < 1 or (params.max_tokens or 1) > room:
@@ -185,6 +182,9 @@ class EngineService:
                 f" context length is {model.max_context} and the cache holds {capacity} tokens."
                 " Shorten the prompt or lower max_tokens"
             )
+        self._check_vocabulary("prompt", prompt)
+        self._check_vocabulary("logit_bias", [token for token, _ in params.logit_bias])
+        self._check_vocabulary("stop_token_ids", params.stop_token_ids)
         return Request(
             id=id or f"req-{secrets.token_hex(12)}",
             prompt=prompt,

@@ -8,6 +8,9 @@ from headrace.nouns.errors import InvalidRequest
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 1024  # of all stop strings: every sequence keeps a state for each
+MAX_STOP_TOKENS = 256  # looked through for every token of the output
+MIN_REPETITION_PENALTY = 0.01  # logits divided by less may overflow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +52,7 @@ class SamplingParams:
             self._between("seed", self.seed, -(2**63), 2**64 - 1)
         if not 0.0 < self.top_p <= 1.0:
             raise InvalidRequest(f"top_p is {self.top_p}; it must be in (0, 1]", "top_p")
-        if not (0.0 < self.repetition_penalty <= 100.0):
-            raise InvalidRequest(
-                f"repetition_penalty is {self.repetition_penalty}; it must be in (0, 100]",
-                "repetition_penalty",
-            )
+        self._between("repetition_penalty", self.repetition_penalty, MIN_REPETITION_PENALTY, 100.0)
         if self.logprobs is not None:
             self._between("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         if self.max_tokens is not None:
@@ -70,6 +69,17 @@ class SamplingParams:
             )
         if any(not s for s in self.stop):
             raise InvalidRequest("stop has an empty string; remove it", "stop")
+        if (characters := sum(map(len, self.stop))) > MAX_STOP_CHARACTERS:
+            raise InvalidRequest(
+                f"stop has {characters} characters; at most {MAX_STOP_CHARACTERS} are allowed",
+                "stop",
+            )
+        if len(self.stop_token_ids) > MAX_STOP_TOKENS:
+            raise InvalidRequest(
+                f"stop_token_ids has {len(self.stop_token_ids)} tokens; at most"
+                f" {MAX_STOP_TOKENS} are allowed",
+                "stop_token_ids",
+            )
         for token, bias in self.logit_bias:
             if token < 0 or not -100.0 <= bias <= 100.0:
                 raise InvalidRequest(

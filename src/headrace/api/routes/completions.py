@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from headrace.api.chat_answer import ChatAnswer
 from headrace.api.completion_answer import CompletionAnswer
-from headrace.api.context import Context, encode, new_id, tenant_of
+from headrace.api.context import Context, encode_all, new_id, tenant_of
 from headrace.api.conversation import prompt_of
 from headrace.api.event_stream import EventStream
 from headrace.api.generation import ClientGone, Generation
@@ -34,7 +34,7 @@ def router(context: Context) -> APIRouter:
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         params = body.sampling(model.vocab_size, body.logprobs, max_tokens)
         id = new_id("cmpl")
-        prompts = [p if isinstance(p, list) else await encode(model, p) for p in body.prompt]
+        prompts = await encode_all(model, body.prompt)
         answer = CompletionAnswer(
             id,
             model.name,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from headrace.api.schemas.body import Body, invalid, only, unsupported
+from headrace.api.schemas.body import Body, Items, invalid, only, unsupported
 from headrace.api.schemas.sampling import Count, Logprobs, SamplingBody
 from headrace.nouns.errors import InvalidRequest
 
@@ -68,7 +68,7 @@ class Message(Body):
         str | None, BeforeValidator(read_content), WithJsonSchema(CONTENT_SCHEMA)
     ] = Field(None, description="A text, or a list of text parts (joined by line breaks).")
     name: str | None = Field(None, description="Handed to the model's chat template.")
-    tool_calls: list[ToolCall] | None = Field(None, description="With role assistant.")
+    tool_calls: Items[ToolCall] | None = Field(None, description="With role assistant.")
     tool_call_id: str | None = Field(None, description="With role tool.")
     refusal: Annotated[str | None, only(because="refusals are not told apart")] = None
     annotations: Annotated[list[Any] | None, only([], because="there are none")] = None
@@ -105,7 +105,7 @@ NOT_STORED = "nothing is stored"
 class ChatBody(SamplingBody):
     """A conversation to be answered."""
 
-    messages: list[Message] = Field(description="The conversation so far, oldest first.")
+    messages: Items[Message] = Field(description="The conversation so far, oldest first.")
     max_tokens: Count | None = Field(None, description="Older name of max_completion_tokens.")
     max_completion_tokens: Count | None = Field(
         None, description="Most tokens of the output. Default: to the context's end."
@@ -114,7 +114,7 @@ class ChatBody(SamplingBody):
     top_logprobs: Logprobs | None = Field(
         None, description="Report this many of the likeliest tokens. Needs `logprobs`."
     )
-    tools: list[Tool] | None = Field(
+    tools: Items[Tool] | None = Field(
         None,
         description="Handed to the model's chat template; refused if it has no place for them.",
     )
@@ -132,7 +132,7 @@ class ChatBody(SamplingBody):
     prompt_cache_key: str | None = Field(
         None, description="Accepted; changes nothing: prompts share by content."
     )
-    modalities: Annotated[list[str] | None, only(["text"], because="output is text")] = None
+    modalities: Annotated[Items[str] | None, only(["text"], because="output is text")] = None
     audio: Annotated[Any, only(because="output is text")] = None
     functions: Annotated[Any, only(because="use tools")] = None
     function_call: Annotated[Any, only(because="use tools")] = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from headrace.api.schemas.body import Body, one_or_many
+from headrace.api.schemas.body import Body, Items, one_or_many
 from headrace.nouns.errors import InvalidRequest
 from headrace.nouns.request import MAX_N
 from headrace.nouns.sampling_params import MAX_LOGPROBS, SamplingParams
@@ -16,7 +16,7 @@ MAX_COUNT = 2**31
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Logprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 Stop = Annotated[
-    list[str],
+    Items[str],
     BeforeValidator(one_or_many),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
@@ -69,7 +69,7 @@ class SamplingBody(Body):
     min_tokens: int | None = Field(
         None, ge=0, le=MAX_COUNT, description="Extension: no end before this many. Default 0."
     )
-    stop_token_ids: list[int] | None = Field(
+    stop_token_ids: Items[int] | None = Field(
         None, description="Extension: token ids that end the output; not part of it."
     )
     priority: int | None = Field(

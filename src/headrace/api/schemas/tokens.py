@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from headrace.api.schemas.body import Body
+from headrace.api.schemas.body import Body, Items
 from headrace.api.schemas.chat import Message, Tool
 from headrace.nouns.errors import InvalidRequest
 
@@ -14,10 +14,10 @@ class TokenizeBody(Body):
 
     model: str | None = Field(None, description="Name of the served model; may be left out.")
     prompt: str | None = Field(None, description="A text, tokenised as /v1/completions does.")
-    messages: list[Message] | None = Field(
+    messages: Items[Message] | None = Field(
         None, description="A conversation, tokenised as /v1/chat/completions does."
     )
-    tools: list[Tool] | None = Field(None, description="With `messages`.")
+    tools: Items[Tool] | None = Field(None, description="With `messages`.")
     add_special_tokens: bool = Field(
         True, description="Begin a text with the model's own special tokens, if it has any."
     )
@@ -34,4 +34,4 @@ class DetokenizeBody(Body):
     """Token ids."""
 
     model: str | None = Field(None, description="Name of the served model; may be left out.")
-    tokens: list[int] = Field(description="Token ids.")
+    tokens: Items[int] = Field(description="Token ids.")

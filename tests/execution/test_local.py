@@ -198,3 +198,11 @@ def test_the_profile_adds_up_and_leaves_the_results_alone() -> None:
     assert profile.calls["attention"] == local.transformer.config.num_layers
     whole(local, sequence([1], (0,)))
     assert profile.steps == 1
+
+
+def test_a_closed_executor_holds_no_cache() -> None:
+    closed = executor(tiny_transformer("float32"), 8)
+    assert closed.cache.nbytes > 0
+    closed.close()
+    assert closed.cache.nbytes == 0
+    assert not closed.cache.layers

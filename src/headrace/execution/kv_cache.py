@@ -41,7 +41,9 @@ class KVCache:
         rows, width = (num_blocks + 1) * shape.kv_heads, block_size * shape.head_dim
         # zeros: pages are only taken from the system when first written
         self._data = torch.zeros(num_layers, 2, rows, width, dtype=dtype, device=device)
-        self.layers = tuple(LayerState(layer[0], layer[1]) for layer in self._data)
+        self.layers: tuple[LayerState, ...] = tuple(
+            LayerState(layer[0], layer[1]) for layer in self._data
+        )
 
     @staticmethod
     def bytes_per_block(
@@ -53,6 +55,11 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         return self._data.nbytes
+
+    def free(self) -> None:
+        """Gives the memory back; the cache cannot be used afterwards."""
+        self.layers = ()
+        self._data = self._data.new_empty(0)
 
     def _rows(self, blocks: Sequence[int]) -> torch.Tensor:
         first = torch.tensor(blocks, dtype=torch.int64) * self._heads

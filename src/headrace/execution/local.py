@@ -110,8 +110,9 @@ class LocalExecutor:
         self.sampler.forget(sequence)
 
     def close(self) -> None:
-        """Drop a step in flight."""
+        """Drop a step in flight and the cache, which may be most of the process's memory."""
         self._pending = None
+        self.cache.free()
 
     @contextmanager
     def profile(self) -> Iterator[Profile]:

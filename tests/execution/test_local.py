@@ -152,9 +152,11 @@ def test_one_step_in_flight_at_a_time() -> None:
     local.submit(step_)
     with pytest.raises(RuntimeError, match="collect it"):
         local.submit(replace(step_, id=2))
-    local.close()
-    local.submit(step_)
     assert local.collect().error is None
+    local.submit(step_)
+    local.close()  # with a step in flight, which is dropped
+    with pytest.raises(RuntimeError, match="no step is in flight"):
+        local.collect()
 
 
 def test_padding_rows_are_computed_and_change_nothing() -> None:

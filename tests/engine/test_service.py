@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -217,6 +219,20 @@ def test_closing_aborts_and_may_be_repeated() -> None:
         with pytest.raises(EngineStopped):
             submit(service, "late")
         assert service.drain(1.0)
+
+
+def test_a_closed_service_leaves_nothing_behind() -> None:
+    """Without help from the collector of cycles: a model's memory is wanted back at once."""
+    gc.collect()
+    gc.disable()
+    try:
+        with serving() as service:
+            submit(service).wait()
+            engine = weakref.ref(service.built.engine)
+        del service
+        assert engine() is None
+    finally:
+        gc.enable()
 
 
 def test_a_listener_may_close_the_service() -> None:

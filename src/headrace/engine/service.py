@@ -18,6 +18,7 @@ from headrace.engine.engine import Engine
 from headrace.engine.explanation import explain
 from headrace.engine.journal import Journal
 from headrace.engine.pace import Pace
+from headrace.engine.sinks import Sinks
 from headrace.engine.stream import AsyncStream, Mailbox
 from headrace.nouns.delta import Delta
 from headrace.nouns.errors import (
@@ -83,8 +84,7 @@ class EngineService:
         self._report = report
         self._builder = builder
         self._journal, self._pace = Journal(), Pace()
-        self._sinks: tuple[Sink, ...] = (self._journal, self._pace, *sinks)
-        self._faulty: list[Sink] = []
+        self._sinks = Sinks((self._journal, self._pace, *sinks))
         self._built: BuiltEngine | None = None
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._clients: dict[str, _Client] = {}
@@ -220,7 +220,7 @@ class EngineService:
                     f" {self.config.max_queue}; try again in {wait:.0f} s"
                 )
                 refused = Event(Kind.REFUSED, now, request.id, reason=message)
-                self._inbox.put(lambda: self._emit(refused))
+                self._inbox.put(lambda: self._sinks(refused))
                 raise QueueFull(message, retry_after=wait)
             if request.id in self._clients:
                 raise InvalidRequest(f"request id {request.id!r} is in use", "id")
@@ -276,13 +276,13 @@ class EngineService:
 
     def add_sink(self, sink: Sink) -> None:
         """Events from now on go to ``sink`` too, on the engine's thread."""
-        self._sinks = (*self._sinks, sink)
+        self._sinks.add(sink)
 
     # The engine's thread
 
     def _run(self) -> None:
         try:
-            self._built = self._builder(self.config, self._emit, self._report)
+            self._built = self._builder(self.config, self._sinks, self._report)
         except BaseException as error:  # whatever it is, wait_ready raises it to the caller
             self._failure = error
             self._loaded.set()
@@ -385,15 +385,6 @@ class EngineService:
             client.on_delta(delta)
         except Exception:  # one listener's fault is nobody else's
             log.exception("a listener of request %s failed", delta.request_id)
-
-    def _emit(self, event: Event) -> None:
-        for sink in self._sinks:
-            try:
-                sink(event)
-            except Exception:  # what only looks on stops nothing
-                if sink not in self._faulty:
-                    self._faulty.append(sink)
-                    log.exception("event sink %r failed; further faults of it are not logged", sink)
 
     def _check_vocabulary(self, param: str, tokens: Iterable[int]) -> None:
         size = self.model.vocab_size

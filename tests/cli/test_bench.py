@@ -114,6 +114,14 @@ def test_tables(invoke: Invoke, trace: Path) -> None:
     assert "run 1 of 1" in result.stderr
 
 
+def test_a_plot_that_cannot_be_written_costs_no_figures(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    result = invoke("bench", *SMALL, "--plot", tmp_path / "a.png")
+    assert result.exit_code == 2
+    assert "cannot be written" in result.stderr
+    assert "TTFT" in result.stdout
+
+
 def test_the_ceiling(invoke: Invoke) -> None:
     report = report_of(invoke("bench", "--ceiling", *SMALL, "--json"))
     assert report["about"]["transport"] == "null server"

@@ -131,10 +131,10 @@ def bench(
         report = _over_http(plan, model, source, api_key_file, stream, ceiling)
     else:
         report = _in_process(plan, engine, model, profile)
+    _print(report, as_json)  # first: what was measured must not be lost with a full disk
     if plot is not None:
         write_plot(report, plot)
         services.say(f"drew {plot}")
-    _print(report, as_json)
     if not any(run["summary"]["answered"] for p in report["points"] for run in p["runs"]):
         raise typer.Exit(FAILED)
 

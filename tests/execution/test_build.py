@@ -52,7 +52,7 @@ def test_options_that_cannot_work_are_refused(default_model: ModelFiles) -> None
         build_executor(default_model, **(OPTIONS | {"dtype": "int2"}))
     with pytest.raises(ConfigError, match="max_context"):
         build_executor(default_model, **(OPTIONS | {"max_context": 1 << 20}))
-    with pytest.raises(ConfigError, match="give cache_bytes of at least"):
+    with pytest.raises(ConfigError, match="give --cache \\(cache_bytes\\) at least"):
         build_executor(default_model, **(OPTIONS | {"cache_bytes": 4 << 20}))
 
 

@@ -82,7 +82,7 @@ def test_the_default_cache_is_a_bounded_share() -> None:
     assert large.bytes("cache") == (8 * 64 + 1) * 16 * 2 * 2 * 2 * 32 * 4
     assert small.bytes("cache") < GIB // 4
     crowded = plan(available=GIB // 2, max_sequences=100_000 // 8)
-    assert "set cache_bytes for more" in " ".join(crowded.lines())
+    assert "more with --cache (cache_bytes)" in " ".join(crowded.lines())
 
 
 def test_a_small_cache_lowers_the_context_unless_it_was_asked_for() -> None:
@@ -90,7 +90,7 @@ def test_a_small_cache_lowers_the_context_unless_it_was_asked_for() -> None:
     made = plan(cache_bytes=5 * block)
     assert (made.num_blocks, made.max_context) == (4, 64)
     assert "max_context lowered" in " ".join(made.lines())
-    with pytest.raises(ConfigError, match=r"max_context 100; give cache_bytes of at least"):
+    with pytest.raises(ConfigError, match=r"max_context 100; give --cache .* at least"):
         plan(cache_bytes=5 * block, max_context=100)
     with pytest.raises(ConfigError, match="more than the model's 1024; lower it"):
         plan(max_context=4096)
@@ -99,5 +99,7 @@ def test_a_small_cache_lowers_the_context_unless_it_was_asked_for() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="the model does not fit"):
         plan(available=50 << 20)
-    with pytest.raises(ConfigError, match="cache_bytes is"):
+    with pytest.raises(
+        ConfigError, match=r"cache of 8\.00 GiB .* leave .*iB for it; lower --cache"
+    ):
         plan(cache_bytes=8 * GIB)

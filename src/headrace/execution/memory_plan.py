@@ -119,7 +119,8 @@ def plan_memory(
         need = (-(-context // block_size) + 1) * per_block
         raise ConfigError(
             f"a cache of {_size(wanted)} holds {max(held, 0)} tokens, less than one sequence of"
-            f" max_context {context}; give cache_bytes of at least {need} or lower max_context"
+            f" max_context {context}; give --cache (cache_bytes) at least {-(-need >> 20)}MiB or"
+            " lower max_context"
         )
     if held < context:
         reason += f"; max_context lowered from {context} to what it holds"
@@ -151,8 +152,9 @@ def _cache(
     if asked is not None:
         if asked > free:
             raise ConfigError(
-                f"cache_bytes is {asked}, more than the {free} bytes that weights, workspace and"
-                " spare leave; lower it, or max_sequences, or choose dtype bfloat16"
+                f"a cache of {_size(asked)} was asked for, and weights, workspace and spare leave"
+                f" {_size(free)} for it; lower --cache (cache_bytes) or max_sequences, or choose"
+                " dtype bfloat16"
             )
         return asked, "as asked for"
     length = min(context, SEQUENCE_TOKENS)
@@ -163,10 +165,10 @@ def _cache(
     if wanted <= share:
         return wanted, (
             f"room for {max_sequences} sequences of {length} tokens, or one of {context};"
-            " set cache_bytes for more"
+            " more with --cache (cache_bytes)"
         )
     return max(share, 2 * per_block), (
-        f"{CACHE_SHARE:.0%} of what weights and workspace leave; set cache_bytes for more"
+        f"{CACHE_SHARE:.0%} of what weights and workspace leave; more with --cache (cache_bytes)"
     )
 
 

@@ -122,6 +122,7 @@ def test_an_ambiguous_policy_asks_for_its_kind(monkeypatch: pytest.MonkeyPatch) 
     "args",
     [
         ["--cache", "lots"],
+        ["--dtype", "int4"],
         ["--policy", "fastest"],
         ["--max-sequences", "0"],
         ["--tpot-target", "-1"],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from headrace.nouns.errors import ConfigError
 
 DEFAULT_MODEL = "smollm2:135m"
+DTYPES = ("auto", "float32", "bfloat16", "bf16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,8 @@ class EngineConfig:
         for name in ("cache_bytes", "max_context", "token_budget", "threads"):
             if getattr(self, name) is not None:
                 self._at_least_one(name, getattr(self, name))
+        if self.dtype not in DTYPES:  # said at once, not after the model has been fetched
+            raise ConfigError(f"dtype is {self.dtype!r}; choose auto, float32 or bfloat16")
         if self.tpot_target is not None and not self.tpot_target > 0:
             raise ConfigError(f"tpot_target is {self.tpot_target}; it must be above 0 seconds")
         if not self.watchdog > 0:

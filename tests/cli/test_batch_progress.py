@@ -95,6 +95,13 @@ def test_elsewhere_there_is_a_line_now_and_then(time: Clock) -> None:
     assert lines[0] == "30/200 lines (15.0 %), 7 tok/s, 2m50s left"
 
 
+def test_a_long_fault_is_one_line_of_a_log(time: Clock) -> None:
+    progress, shown = progress_on(10, terminal=False)
+    with progress:
+        progress.fault("line 7: " + "a word " * 40)
+    assert len(shown.getvalue().splitlines()) == 1
+
+
 def test_only_the_first_faults_are_shown(time: Clock) -> None:
     progress, shown = progress_on(100, terminal=False)
     with progress:

@@ -78,7 +78,8 @@ class BatchProgress:
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
-        self._console.print(line, style="yellow", markup=False, highlight=False)
+        # a terminal wraps at its own width; a log gets one line
+        self._console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def summary(self) -> str:
         """One line for the end."""

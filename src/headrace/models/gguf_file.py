@@ -141,7 +141,9 @@ class _Header:
             raw = self._take(count * struct.calcsize(code))
             return list(struct.unpack(f"<{count}{code}", raw))
         if count * 8 > self._size:
-            raise self._damaged(f"the list {key!r} says it has {count} entries")
+            raise self._damaged(
+                f"the list {key!r} says it has {count} entries, more than the file can hold"
+            )
         if element == _STRING:
             return self._texts(count, key)
         return [self._value(element, key, depth + 1) for _ in range(count)]

@@ -137,7 +137,16 @@ def test_input_and_output_must_differ(invoke: Invoke, tmp_path: Path) -> None:
     lines = write_lines(tmp_path / "in.jsonl", "a")
     result = invoke("run", lines, "-o", lines)
     assert result.exit_code == 2
-    assert "both input and output" in result.stderr
+    assert "both read and written" in result.stderr
+    assert lines.read_text() == '"a"\n'
+
+
+def test_input_and_file_of_errors_must_differ(invoke: Invoke, tmp_path: Path) -> None:
+    """The file of errors begins anew with each run: it would delete the input."""
+    lines = write_lines(tmp_path / "out.errors.jsonl", "a")
+    result = invoke("run", lines, "-o", tmp_path / "out.jsonl")
+    assert result.exit_code == 2
+    assert "both read and written" in result.stderr
     assert lines.read_text() == '"a"\n'
 
 

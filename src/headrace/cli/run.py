@@ -54,11 +54,12 @@ def run(
     Run the same command again after a kill: what is answered is kept and not computed again.
     """
     from headrace.cli.batch_input import count_lines, open_input
-    from headrace.cli.batch_output import BatchOutput
+    from headrace.cli.batch_output import BatchOutput, errors_path
     from headrace.cli.batch_progress import BatchProgress
 
-    if input.exists() and output.exists() and input.samefile(output):
-        raise ConfigError(f"{input} is both input and output; choose another output")
+    for written in (output, errors_path(output)):
+        if input.exists() and written.exists() and input.samefile(written):
+            raise ConfigError(f"{input} is both read and written; choose another output")
     defaults = {"max_tokens": max_tokens, "temperature": temperature}
     defaults = {name: value for name, value in defaults.items() if value is not None}
     config = engine.config(model)

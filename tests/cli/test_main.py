@@ -137,3 +137,18 @@ def test_documentation_names_every_command_and_option() -> None:
         assert f"headrace {name}" in page
         for option in options_of(command):
             assert f"`{option}" in page, f"{name}: {option}"
+
+
+def test_an_engine_still_at_work_does_not_turn_the_end_into_an_abort() -> None:
+    program = """
+import atexit, sys, threading
+from headrace.cli import main
+atexit.register(print, "an orderly end")
+threading.Thread(target=threading.Event().wait, name=sys.argv[1], daemon=True).start()
+main.app = lambda prog_name: sys.exit(main.INTERRUPTED)
+main.main()
+"""
+    for name, shown in (("headrace-engine", ""), ("another", "an orderly end\n")):
+        command = [sys.executable, "-c", program, name]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stdout) == (130, shown)

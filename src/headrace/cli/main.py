@@ -7,6 +7,9 @@ HeadraceError ends the program with one line on standard error and exit code 2.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
+import threading
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -124,7 +127,15 @@ def root(
 
 def main() -> None:
     """Entry point of the ``headrace`` program."""
-    app(prog_name="headrace")
+    try:
+        app(prog_name="headrace")
+    except SystemExit as ended:
+        # A second Ctrl-C leaves an engine at work; under it, an orderly end of Python is an abort.
+        if any(thread.name == "headrace-engine" for thread in threading.enumerate()):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(ended.code if isinstance(ended.code, int) else 1)
+        raise
 
 
 if __name__ == "__main__":

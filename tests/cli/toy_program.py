@@ -5,6 +5,7 @@ Every step takes SECONDS, so that a test can catch the program in the middle of 
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -26,5 +27,7 @@ def toy_factory(**toy: Any) -> Callable[[EngineConfig, Callable[[str], None]], E
 
 
 if __name__ == "__main__":
+    # Where the tests themselves run in the background, SIGINT is ignored, and that is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     setattr(service, "open_service", toy_factory(step_seconds=float(sys.argv.pop(1))))  # noqa: B010
     main.main()

@@ -25,7 +25,7 @@ def child_environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
-SPIN_COUNT = "1000"
+SPIN_COUNT = "3000"
 
 
 def limit_spinning() -> None:

@@ -33,7 +33,12 @@ def test_keys_of_a_file_and_of_the_environment(
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("a b c", "line 1 .* 3 words"), ("# none", "holds no key"), ("a\na x", "line 2 .* repeats")],
+    [
+        ("a b c", "line 1 .* 3 words"),
+        ("# none", "holds no key"),
+        ("a\na x", "line 2 .* repeats"),
+        ("schlüssel", "line 1 .* ASCII"),
+    ],
 )
 def test_bad_key_files(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "keys").write_text(text)

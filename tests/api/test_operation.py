@@ -194,6 +194,7 @@ def test_openapi_document(server: LiveServer) -> None:
 
 
 def test_the_documentation_page_needs_nothing_from_elsewhere(server: LiveServer) -> None:
+    assert httpx.get(f"{server.url}/").headers["location"] == "/docs"
     page = httpx.get(f"{server.url}/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert "/v1/chat/completions" in page.text

@@ -236,6 +236,26 @@ def test_isolation_survives_copies_and_padding() -> None:
         assert found == tokens[-len(found) :]
 
 
+def test_isolation_does_not_copy_again() -> None:
+    """What a copy was made from may be overwritten by the time the step is computed again."""
+    executor = MockExecutor(4)
+    steps: list[Step] = []
+    submit = executor.submit
+    executor.submit = lambda step: (steps.append(step), submit(step))[1]  # type: ignore[method-assign]
+    engine = build_engine(executor)
+    engine.add(make_request("bad", [9, 9], 6))
+    engine.add(make_request("good", [1, 2], 6, n=3))
+    engine.step()
+    executor.poisoned.add("bad")
+    run(engine)
+    ids = [step.id for step in steps]
+    again = [step for i, step in enumerate(steps) if step.id in ids[:i]]
+    first = [step for i, step in enumerate(steps) if step.id not in ids[:i]]
+    assert again
+    assert not any(step.copies for step in again)
+    assert any(step.copies and step.id in {other.id for other in again} for step in first)
+
+
 def test_a_sequence_alone_in_its_failed_step_is_not_run_again() -> None:
     executor = MockExecutor(4)
     executor.poisoned.add("r")

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 import headrace
 from headrace.api import openapi
@@ -46,6 +46,10 @@ def _add_documents(app: FastAPI) -> None:
     @app.get("/openapi.json", include_in_schema=False)
     async def document() -> dict[str, Any]:
         return made()
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("/docs")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -105,6 +105,9 @@ class Engine(Protocol):
     def ready(self) -> bool: ...
 
     @property
+    def max_queue(self) -> int: ...
+
+    @property
     def model(self) -> Model: ...
 
     def request(

@@ -15,6 +15,7 @@ from headrace.api.failure import Failure
 from headrace.api.mailbox import Mailbox
 from headrace.api.metrics import Metrics
 from headrace.nouns.delta import Delta, TokenLogprob
+from headrace.nouns.errors import InvalidRequest
 from headrace.nouns.request import Request
 from headrace.nouns.sequence import FinishReason
 
@@ -79,6 +80,13 @@ class Generation:
 
     def start(self) -> None:
         """Submits all requests, or none and raises what the engine raised."""
+        wanted, most = len(self._requests) * self._n, self._engine.max_queue
+        if wanted > most:  # trying again later would not help: this is no 429
+            raise InvalidRequest(
+                f"{len(self._requests)} prompts of n {self._n} make {wanted} choices and the queue"
+                f" holds {most}; send fewer at a time",
+                "n" if self._n > 1 else "prompt",
+            )
         try:
             for i, request in enumerate(self._requests):
                 self._engine.submit(request, partial(self._post, i * self._n))

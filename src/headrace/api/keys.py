@@ -63,6 +63,11 @@ def _read(path: Path) -> dict[str, str]:
                 f"line {number} of the API key file {path} has {len(words)} words;"
                 " write a key, or a key and its tenant"
             )
+        if not words[0].isascii():
+            raise ConfigError(
+                f"the key in line {number} of the API key file {path} has characters that an HTTP"
+                " header cannot carry; use ASCII"
+            )
         tenant = words[1] if len(words) == 2 else DEFAULT_TENANT
         if tenants.setdefault(words[0], tenant) != tenant:
             raise ConfigError(f"line {number} of the API key file {path} repeats a key")

@@ -67,14 +67,13 @@ class Engine:
     def _isolate(self, step: Step) -> StepResult:
         """Runs a failed step's slices one by one, so that only those at fault end.
 
-        Computing a slice again writes the same state to the same places.
+        Computing a slice again writes the same state to the same places; the step's copies were
+        made when it was submitted.
         """
         sampled: list[Sampled | None] = []
         elapsed = 0.0
-        copies = step.copies
         for slice in step.slices:
-            self.executor.submit(replace(step, slices=(slice,), copies=copies, padding=0))
-            copies = ()
+            self.executor.submit(replace(step, slices=(slice,), copies=(), padding=0))
             result = self.executor.collect()
             elapsed += result.elapsed
             failed = result.error is not None

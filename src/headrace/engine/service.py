@@ -118,6 +118,11 @@ class EngineService:
         return self._built is not None and self._failure is None and not self._draining
 
     @property
+    def max_queue(self) -> int:
+        """Sequences that may wait at once; a client asking for more can never be served."""
+        return self.config.max_queue
+
+    @property
     def built(self) -> BuiltEngine:
         """The engine and what it was built from. Raises EngineStopped before it is ready."""
         if self._built is None and self._failure is not None:

@@ -25,7 +25,6 @@ class Batch:
     sampling: tuple[int, ...]
     sequences: tuple[Sequence, ...]
     fresh: tuple[int, ...]
-    copies: tuple[tuple[int, int], ...]
     slices: int
 
 
@@ -77,7 +76,7 @@ def build_batch(
         sampled=sampled, block_size=block_size, null_block=null_block,
     )  # fmt: skip
     sequences = tuple(slices[i].sequence for i in sampling)
-    return Batch(layout, sampling, sequences, tuple(fresh), step.copies, len(slices))
+    return Batch(layout, sampling, sequences, tuple(fresh), len(slices))
 
 
 def _table(piece: Slice, block_size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from headrace.kernels.operators import AttentionShape
@@ -16,6 +17,17 @@ class LayerState:
 
     keys: torch.Tensor
     values: torch.Tensor
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros whose pages the system only provides when they are first written.
+
+    torch.zeros writes them all, which takes seconds and gigabytes before the first request.
+    """
+    count = dtype.itemsize
+    for size in shape:
+        count *= size
+    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(dtype).view(shape)
 
 
 class KVCache:
@@ -39,8 +51,7 @@ class KVCache:
         self.null_block = num_blocks
         self._heads = shape.kv_heads
         rows, width = (num_blocks + 1) * shape.kv_heads, block_size * shape.head_dim
-        # zeros: pages are only taken from the system when first written
-        self._data = torch.zeros(num_layers, 2, rows, width, dtype=dtype, device=device)
+        self._data = _zeros((num_layers, 2, rows, width), dtype).to(device)
         self.layers: tuple[LayerState, ...] = tuple(
             LayerState(layer[0], layer[1]) for layer in self._data
         )

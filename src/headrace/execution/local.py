@@ -34,7 +34,7 @@ class LogitsSampler(Protocol):
 class LocalExecutor:
     """Runs steps of one model on one cache. Not thread-safe.
 
-    ``submit`` lays the step out and returns; ``collect`` computes it: block copies, the forward
+    ``submit`` copies blocks and lays the step out; ``collect`` computes it: the forward
     pass, sampling. A sequence whose logits are not finite gets a ``Sampled.error`` from the
     sampler, which reads the sequences' tokens at that time. An exception while computing becomes
     ``StepResult.error``; the executor stays usable. Rows of ``Step.padding`` go through every
@@ -54,6 +54,9 @@ class LocalExecutor:
             raise RuntimeError("a step is in flight; collect it before submitting another")
         start = time.perf_counter()
         operators = self.transformer.operators
+        # Now, and outside the net below: a step that is computed again must not copy again, since
+        # what a copy was made from may be overwritten by then.
+        self.cache.copy(step.copies)
         batch: Batch | str
         try:
             batch = build_batch(
@@ -93,7 +96,6 @@ class LocalExecutor:
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> tuple[Sampled | None, ...]:
-        self.cache.copy(batch.copies)
         self.cache.clear(batch.fresh)
         logits = self.transformer.forward(batch.layout, self.cache.layers)
         start = time.perf_counter()

@@ -11,7 +11,8 @@ from headrace.nouns.step import Step, StepResult
 class Executor(Protocol):
     """Runs steps in the order submitted; up to ``depth`` may be in flight.
 
-    ``submit`` reads all it needs of the step's sequences before it returns; ``collect`` blocks
+    ``submit`` makes the step's copies and reads all it needs of its sequences before it returns
+    (a step of a pipeline: in the order of the steps); ``collect`` blocks
     until the oldest step in flight is done. Neither raises for a fault in one request: that is
     a ``Sampled.error``. ``forget`` drops whatever is kept per sequence once it has ended.
     """

@@ -87,6 +87,13 @@ def test_a_stop_string_ends_at_once_and_is_not_part_of_the_text() -> None:
     assert last.usage.completion == len("one two")
 
 
+def test_no_stop_string_ends_an_answer_before_min_tokens() -> None:
+    text, last, _ = type_out("a;bcd;e", stop=(";",), min_tokens=4)
+    assert (text, last.stop_reason) == ("a;bcd", ";")
+    text, _, _ = type_out("abc;e", stop=(";",), min_tokens=4)  # the fourth may be the last
+    assert text == "abc"
+
+
 def test_the_start_of_a_stop_string_is_held_back_and_given_out_if_it_was_none() -> None:
     text, _, deltas = type_out("a</sop>b</stop>c", stop=("</stop>",))
     assert text == "a</sop>b"

@@ -32,7 +32,11 @@ class Output:
         self._tokens.append(sampled.token)
         if sampled.logprob is not None:
             self._logprobs.append(TokenLogprob(sampled.token, sampled.logprob, sampled.top))
-        return self._emit(self._detokenizer.push([sampled.token]))
+        text = self._detokenizer.push([sampled.token])
+        if self._seq.output_len < self._seq.request.params.min_tokens:
+            self._text.append(text)  # too early to stop: not looked at
+            return None
+        return self._emit(text)
 
     def close(self) -> None:
         """Lets go of what was held back; nothing is, where a stop string ended the sequence."""

@@ -6,7 +6,10 @@
 
 #include <stdexcept>
 
+#include "bindings.hpp"
 #include "features.hpp"
+#include "kernels.hpp"
+#include "pool.hpp"
 #include "probes.hpp"
 
 namespace nb = nanobind;
@@ -40,4 +43,22 @@ NB_MODULE(_cpu, m) {
         },
         nb::arg("operations"),
         "Run about this many float32 operations in registers; returns how many were run.");
+
+    m.def(
+        "kernels_name", [] { return std::string(headrace::choose_kernels()->name); },
+        "The instruction set whose kernels this processor runs.");
+
+    m.def(
+        "set_threads",
+        [](int threads) {
+            if (threads < 1 || threads > 1024)
+                throw std::invalid_argument("threads must be in 1..1024");
+            headrace::set_pool_threads(threads);
+        },
+        nb::arg("threads"), "How many threads kernels use, the calling one included.");
+
+    headrace::bind_products(m);
+    headrace::bind_attention(m);
+    headrace::bind_sampling(m);
+    headrace::bind_decoder(m);
 }

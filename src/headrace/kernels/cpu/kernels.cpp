@@ -1,0 +1,23 @@
+// Compiled once per instruction set; see CMakeLists.txt.
+#include "attention_kernels.hpp"
+#include "kernels.hpp"
+#include "products.hpp"
+#include "rows.hpp"
+
+#define HEADRACE_JOIN_(a, b) a##b
+#define HEADRACE_JOIN(a, b) HEADRACE_JOIN_(a, b)
+#define HEADRACE_TEXT_(a) #a
+#define HEADRACE_TEXT(a) HEADRACE_TEXT_(a)
+
+namespace headrace {
+
+const Kernels* HEADRACE_JOIN(kernels_, HEADRACE_ISA)() {
+    static constexpr Kernels table = {
+        HEADRACE_TEXT(HEADRACE_ISA), HEADRACE_ISA::norm,         HEADRACE_ISA::quantise,
+        HEADRACE_ISA::product,       HEADRACE_ISA::gated,        HEADRACE_ISA::rotate_store,
+        HEADRACE_ISA::attend,
+    };
+    return &table;
+}
+
+}  // namespace headrace

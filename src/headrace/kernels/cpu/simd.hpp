@@ -1,0 +1,66 @@
+// Sixteen lanes of 32 bits, and the few things kernels do with them, for the instruction set that
+// this translation unit is compiled for. Kernels are written once on these names and compiled once
+// per instruction set, each in its own namespace HEADRACE_ISA.
+//
+// Whoever includes this must not use templates or inline functions of the standard library with
+// external linkage: the linker keeps one copy for all builds, and it might be the AVX-512 one.
+//
+//   F32, I32      16 floats, 16 int32           B64   64 bytes of packed weights
+//   dot_i8        acc[l] += sum over j < 4 of w.u8[4 l + j] * x.s8[j], exact
+//   dot_bf16      acc[l] += w.bf16[2 l] * x.bf16[0] + w.bf16[2 l + 1] * x.bf16[1]
+//   sum, highest  over the lanes, in one fixed order
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifndef HEADRACE_ISA
+#error "HEADRACE_ISA names the instruction set; see CMakeLists.txt"
+#endif
+
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#include "simd_avx512.hpp"
+#elif defined(__AVX2__) && defined(__FMA__)
+#include "simd_avx2.hpp"
+#else
+#include "simd_portable.hpp"
+#endif
+
+namespace headrace {
+namespace HEADRACE_ISA {
+
+inline uint32_t load_u32(const void* p) {
+    uint32_t x;
+    std::memcpy(&x, p, 4);
+    return x;
+}
+
+// exp for x <= 88, within 2 units in the last place; exactly 0 below -87.3. Per lane: the same
+// input gives the same bits in any lane. Cody-Waite reduction and a minimax polynomial of degree 6
+// (coefficients as in the Cephes library's expf).
+inline F32 exp(F32 x) {
+    const F32 low = set1(-87.33f);
+    const Mask dead = less(x, low);
+    x = max(x, low);
+    const I32 n = round_to_int(mul(x, set1(1.44269504088896341f)));
+    const F32 nf = to_float(n);
+    F32 r = fma(nf, set1(-0.693359375f), x);
+    r = fma(nf, set1(2.12194440e-4f), r);
+    F32 p = set1(1.9875691500e-4f);
+    p = fma(p, r, set1(1.3981999507e-3f));
+    p = fma(p, r, set1(8.3334519073e-3f));
+    p = fma(p, r, set1(4.1665795894e-2f));
+    p = fma(p, r, set1(1.6666665459e-1f));
+    p = fma(p, r, set1(5.0000001201e-1f));
+    p = fma(p, mul(r, r), add(r, set1(1.0f)));
+    return zero_where(dead, scale_by_power(p, n));
+}
+
+// x / (1 + exp(-x))
+inline F32 silu(F32 x) {
+    const F32 e = exp(min(sub(set1(0.0f), x), set1(87.0f)));
+    return div(x, add(set1(1.0f), e));
+}
+
+}  // namespace HEADRACE_ISA
+}  // namespace headrace

@@ -1,0 +1,158 @@
+// AVX2 and FMA: two registers of eight lanes each. See simd.hpp.
+#pragma once
+
+#include <immintrin.h>
+
+namespace headrace {
+namespace HEADRACE_ISA {
+
+struct F32 {
+    __m256 a, b;
+};
+struct I32 {
+    __m256i a, b;
+};
+using B64 = I32;
+using Mask = F32;  // all bits of a lane set, or none
+
+constexpr int REGISTERS = 8;
+
+inline F32 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline F32 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float* p, F32 x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+inline F32 add(F32 x, F32 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+inline F32 sub(F32 x, F32 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+inline F32 mul(F32 x, F32 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+inline F32 div(F32 x, F32 y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+inline F32 fma(F32 x, F32 y, F32 z) {
+    return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+inline F32 max(F32 x, F32 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+inline F32 min(F32 x, F32 y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+inline F32 abs(F32 x) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+}
+inline Mask less(F32 x, F32 y) {
+    return {_mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ)};
+}
+inline F32 zero_where(Mask m, F32 x) {
+    return {_mm256_andnot_ps(m.a, x.a), _mm256_andnot_ps(m.b, x.b)};
+}
+inline F32 select(Mask m, F32 yes, F32 no) {
+    return {_mm256_blendv_ps(no.a, yes.a, m.a), _mm256_blendv_ps(no.b, yes.b, m.b)};
+}
+inline Mask first_lanes(int n) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return {_mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane)),
+            _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n - 8), lane))};
+}
+inline F32 load_first(const float* p, int n) {
+    const Mask m = first_lanes(n);
+    return {_mm256_maskload_ps(p, _mm256_castps_si256(m.a)),
+            _mm256_maskload_ps(p + 8, _mm256_castps_si256(m.b))};
+}
+inline void store_first(float* p, F32 x, int n) {
+    const Mask m = first_lanes(n);
+    _mm256_maskstore_ps(p, _mm256_castps_si256(m.a), x.a);
+    _mm256_maskstore_ps(p + 8, _mm256_castps_si256(m.b), x.b);
+}
+
+inline float sum(F32 x) {
+    const __m256 b = _mm256_add_ps(x.a, x.b);
+    __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    c = _mm_add_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+inline float highest(F32 x) {
+    const __m256 b = _mm256_max_ps(x.a, x.b);
+    __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    c = _mm_max_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
+}
+
+inline I32 set1_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline B64 load64(const void* p) {
+    const __m256i* q = static_cast<const __m256i*>(p);
+    return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+}
+inline I32 load_i32(const int32_t* p) { return load64(p); }
+inline void store_i32(int32_t* p, I32 x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
+}
+inline I32 add_i32(I32 x, I32 y) {
+    return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+inline int32_t sum_i32(I32 x) {
+    const __m256i b = _mm256_add_epi32(x.a, x.b);
+    __m128i c = _mm_add_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+    c = _mm_add_epi32(c, _mm_shuffle_epi32(c, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(c, _mm_shuffle_epi32(c, 0xb1)));
+}
+inline F32 to_float(I32 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+inline I32 round_to_int(F32 x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+inline F32 scale_by_power(F32 x, I32 n) {
+    const __m256i bias = _mm256_set1_epi32(127);
+    return mul(x, {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.a, bias), 23)),
+                   _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.b, bias), 23))});
+}
+
+inline void store_i8(int8_t* p, I32 x) {
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
+    const __m128i bytes =
+        _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+
+inline F32 load_bf16(const uint16_t* p) {
+    const __m128i* q = reinterpret_cast<const __m128i*>(p);
+    return {_mm256_castsi256_ps(
+                _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(q)), 16)),
+            _mm256_castsi256_ps(
+                _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1)), 16))};
+}
+inline __m256i round_bf16(__m256 v) {
+    const __m256i x = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(x, 16), _mm256_set1_epi32(1));
+    const __m256i y = _mm256_add_epi32(x, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    return _mm256_srli_epi32(y, 16);
+}
+inline void store_bf16(uint16_t* p, F32 x) {
+    const __m256i words = _mm256_packus_epi32(round_bf16(x.a), round_bf16(x.b));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xd8));
+}
+
+inline B64 broadcast4(uint32_t x) { return set1_i32(static_cast<int>(x)); }
+
+inline __m256i dot_i8_half(__m256i acc, __m256i w, __m256i x) {
+    // Not vpmaddubsw: it saturates.
+    const __m256i low = _mm256_set1_epi32(0x00ff00ff);
+    const __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, low),
+                                           _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
+    const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(x, 8));
+    return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+}
+inline void dot_i8(I32& acc, B64 w, B64 x) {
+    acc = {dot_i8_half(acc.a, w.a, x.a), dot_i8_half(acc.b, w.b, x.b)};
+}
+
+inline F32 low_bf16(B64 w) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(w.a, 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(w.b, 16))};
+}
+inline F32 high_bf16(B64 w) {
+    const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+    return {_mm256_castsi256_ps(_mm256_and_si256(w.a, high)),
+            _mm256_castsi256_ps(_mm256_and_si256(w.b, high))};
+}
+inline void dot_bf16(F32& acc, B64 w, B64 x) {
+    acc = fma(low_bf16(w), low_bf16(x), acc);
+    acc = fma(high_bf16(w), high_bf16(x), acc);
+}
+
+}  // namespace HEADRACE_ISA
+}  // namespace headrace

@@ -87,7 +87,11 @@ def read_results(paths: Sequence[Path]) -> list[tuple[str, dict[str, float]]]:
                 if isinstance(result.get(name), dict)
             }
             name = result.get("gguf") or result.get("model") or path.stem
-            detail = [f"{key} {result[key]}" for key in ("np", "mbt", "dtype") if result.get(key)]
+            detail = [
+                f"{key} {result[key]}"
+                for key in ("np", "mbt", "dtype", "weights")
+                if result.get(key)
+            ]
             label = f"{path.stem} {name} {', '.join(detail)}".strip()
             found.append((label, {k: float(flat[k]) for k in FIGURES if flat.get(k)}))
     return found
@@ -121,11 +125,11 @@ def main() -> None:
         model = bench.service.model
     medians = {figure: statistics.median(runs) for figure, runs in figures.items()}
     if options.json:
-        found = {"model": model.name, "dtype": model.dtype, "reps": options.reps,
+        found = {"model": model.name, "weights": model.weights, "reps": options.reps,
                  "medians": medians, "runs": figures, "cached_tokens": cached}  # fmt: skip
         print(json.dumps(found, indent=1))
         return
-    print(f"{model.name}, {model.dtype}, medians of {options.reps} runs")
+    print(f"{model.name}, {model.weights}, medians of {options.reps} runs")
     print_table(medians, others)
 
 

@@ -36,7 +36,7 @@ def over_http(
     options: argparse.Namespace, jobs: Sequence[Job], budget: int, stream: bool
 ) -> tuple[float, Effort]:
     """(output tokens a second, what the clients cost) on a server with the same token budget."""
-    arguments = [options.model, "--dtype", options.dtype, "--token-budget", str(budget)]
+    arguments = [options.model, "--weights", options.weights, "--token-budget", str(budget)]
     if options.threads is not None:
         arguments += ["--threads", str(options.threads)]
     with ServerProcess(arguments) as server:

@@ -18,14 +18,14 @@ from headrace.workloads.job import Job
 from headrace.workloads.record import Record
 from headrace.workloads.workload_file import select
 
-DTYPES = ("auto", "float32", "bfloat16")
+WEIGHTS = ("auto", "float32", "bf16", "int8", "native")
 WARM_UP_REQUESTS = 64
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Options that every benchmark of an engine has."""
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--dtype", choices=DTYPES, default="auto")
+    parser.add_argument("--weights", choices=WEIGHTS, default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads; all cores by default")
     parser.add_argument("--token-budget", type=int, help="tokens a step; measured by default")
 
@@ -33,7 +33,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 def config_of(options: argparse.Namespace) -> EngineConfig:
     return EngineConfig(
         model=options.model,
-        dtype=options.dtype,
+        weights=options.weights,
         threads=options.threads,
         token_budget=options.token_budget,
     )

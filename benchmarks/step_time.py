@@ -143,11 +143,11 @@ def main() -> None:
         stretches.append(mixed(bench, 64))
         model = bench.service.model
     if options.json:
-        found = {"model": model.name, "dtype": model.dtype,
+        found = {"model": model.name, "weights": model.weights,
                  "stretches": [asdict(s) for s in stretches]}  # fmt: skip
         print(json.dumps(found, indent=1))
         return
-    print(f"{model.name}, {model.dtype}")
+    print(f"{model.name}, {model.weights}")
     for stretch in stretches:
         print_table(stretch)
 

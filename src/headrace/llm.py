@@ -36,7 +36,7 @@ _IN_FLIGHT = 256  # requests of one call that wait in the engine at a time
 class LLM:
     """A model with its own engine, or a view on an engine that somebody else owns.
 
-    ``options`` are the fields of EngineConfig (``dtype``, ``cache_bytes``, ``max_context``, ...).
+    ``options`` are the fields of EngineConfig (``weights``, ``cache_bytes``, ``max_context``, ...).
     Construction returns when the model is ready. Prompts are text or token ids; text is encoded
     with the model's special tokens. Every method may be called from any thread.
 

@@ -23,7 +23,7 @@ RIVERS: Any = [{"role": "user", "content": "Name three rivers of Europe."}]
 @pytest.fixture(scope="module")
 def real() -> EngineService:
     config = EngineConfig(
-        dtype="float32", max_context=512, cache_bytes=128 * 2**20, token_budget=128
+        weights="float32", max_context=512, cache_bytes=128 * 2**20, token_budget=128
     )
     return EngineService(config)
 

@@ -158,7 +158,7 @@ def toy_builder(
             max_context=MAX_CONTEXT,
             eos_ids=frozenset({END}),
             vocab_size=tokenizer.vocab_size,
-            dtype="float32",
+            weights="float32",
             created=1_700_000_000,
         )
         return BuiltEngine(engine, model, blocks, BLOCK)

@@ -19,7 +19,7 @@ from headrace.nouns.errors import ConfigError
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ceilings, "_buffer_bytes", lambda _: 8 << 20)
     diagnose = command.diagnose
-    monkeypatch.setattr(command, "diagnose", lambda dtype: diagnose(dtype, seconds=0.0))
+    monkeypatch.setattr(command, "diagnose", lambda weights: diagnose(weights, seconds=0.0))
 
 
 def test_json_is_one_complete_object() -> None:
@@ -36,7 +36,7 @@ def test_json_is_one_complete_object() -> None:
 
 
 def test_tables_name_what_was_found() -> None:
-    done = CliRunner().invoke(app, ["doctor", "--dtype", "float32"], env={"COLUMNS": "200"})
+    done = CliRunner().invoke(app, ["doctor", "--weights", "float32"], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
     for words in ("instruction sets", "memory read", "GFLOP/s", "weights: float32 (asked for)"):
         assert words in done.output
@@ -51,6 +51,6 @@ def test_a_failed_check_is_named_and_ends_with_1(monkeypatch: pytest.MonkeyPatch
     assert "problem: products are right: largest error 1.0" in done.output
 
 
-def test_an_unknown_dtype_is_refused() -> None:
+def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(ConfigError, match="float7"):
         command.diagnose("float7")

@@ -20,13 +20,22 @@ QUESTION = {"role": "user", "content": "What is 2+2?"}
 PROMPT = "The three longest rivers are"
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8)
 # Small, and nothing to be measured first.
-ENGINE = ["--dtype", "float32", "--token-budget", "64", "--cache", "64MiB", "--max-context", "256"]
+ENGINE = [
+    "--weights",
+    "float32",
+    "--token-budget",
+    "64",
+    "--cache",
+    "64MiB",
+    "--max-context",
+    "256",
+]
 ANSWER = ["--temperature", "0", "--max-tokens", "8"]
 
 
 @pytest.fixture(scope="module")
 def llm(default_model: ModelFiles) -> Iterator[LLM]:
-    with LLM(dtype="float32", token_budget=64, cache_bytes=64 * 2**20, max_context=256) as found:
+    with LLM(weights="float32", token_budget=64, cache_bytes=64 * 2**20, max_context=256) as found:
         yield found
 
 
@@ -90,7 +99,7 @@ def test_serve_answers_as_the_library(expected: tuple[str, str]) -> None:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["--dtype", "int3"], "int3"),
+        (["--weights", "int3"], "int3"),
         (["--cache", "1KB"], "cache"),
         (["--max-context", "100000"], "100000"),
     ],

@@ -51,7 +51,7 @@ def test_the_defaults_are_the_engine_s_own() -> None:
 
 def test_options_reach_the_configuration() -> None:
     options = EngineOptions(
-        dtype="float32",
+        weights="float32",
         cache="1MiB",
         max_context=128,
         max_sequences=3,
@@ -64,7 +64,7 @@ def test_options_reach_the_configuration() -> None:
     )
     assert options.config("m") == EngineConfig(
         model="m",
-        dtype="float32",
+        weights="float32",
         cache_bytes=2**20,
         max_context=128,
         max_sequences=3,
@@ -81,7 +81,7 @@ def test_options_reach_the_configuration() -> None:
 def test_every_option_reaches_the_configuration() -> None:
     """Guards against an option that is declared and then forgotten."""
     changed = {
-        "dtype": "float32", "cache": "1MB", "max_context": 7, "max_sequences": 7, "max_queue": 7,
+        "weights": "float32", "cache": "1MB", "max_context": 7, "max_sequences": 7, "max_queue": 7,
         "token_budget": 7, "tpot_target": 7.0, "policy": ["static"], "prefix_cache": False,
         "threads": 7,
     }  # fmt: skip
@@ -122,7 +122,7 @@ def test_an_ambiguous_policy_asks_for_its_kind(monkeypatch: pytest.MonkeyPatch) 
     "args",
     [
         ["--cache", "lots"],
-        ["--dtype", "int4"],
+        ["--weights", "int4"],
         ["--policy", "fastest"],
         ["--max-sequences", "0"],
         ["--tpot-target", "-1"],

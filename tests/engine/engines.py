@@ -102,7 +102,7 @@ def builder_of(
             max_context=max_context,
             eos_ids=frozenset([END]),
             vocab_size=VOCAB,
-            dtype="float32",
+            weights="float32",
             created=0,
         )
         return BuiltEngine(engine, model, blocks, executor.cache.block_size)

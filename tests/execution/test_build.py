@@ -15,7 +15,7 @@ from headrace.nouns.step import Slice
 from tests.execution.tiny import run, sequence
 
 OPTIONS: dict[str, Any] = {
-    "dtype": "float32", "block_size": 32, "cache_bytes": 64 << 20, "max_context": 512,
+    "weights": "float32", "block_size": 32, "cache_bytes": 64 << 20, "max_context": 512,
     "max_sequences": 4, "threads": None, "report": lambda line: None,
 }  # fmt: skip
 
@@ -30,7 +30,7 @@ def _same_threads() -> Any:
 def test_the_default_model_builds_and_runs(default_model: ModelFiles) -> None:
     lines: list[str] = []
     built = build_executor(default_model, **(OPTIONS | {"threads": 1, "report": lines.append}))
-    assert (built.block_size, built.max_context, built.dtype) == (32, 512, "float32")
+    assert (built.block_size, built.max_context, built.weights) == (32, 512, "float32")
     assert tuple(lines) == built.report
     text = "\n".join(lines)
     for word in ("threads: 1 (asked for)", "weights", "attention", "cache", "workspace", "spare"):
@@ -49,7 +49,7 @@ def test_options_that_cannot_work_are_refused(default_model: ModelFiles) -> None
     with pytest.raises(ConfigError, match="block_size is 24; choose one of"):
         build_executor(default_model, **(OPTIONS | {"block_size": 24}))
     with pytest.raises(ConfigError, match="dtype is 'int2'"):
-        build_executor(default_model, **(OPTIONS | {"dtype": "int2"}))
+        build_executor(default_model, **(OPTIONS | {"weights": "int2"}))
     with pytest.raises(ConfigError, match="max_context"):
         build_executor(default_model, **(OPTIONS | {"max_context": 1 << 20}))
     with pytest.raises(ConfigError, match="give --cache \\(cache_bytes\\) at least"):

@@ -202,7 +202,7 @@ def _in_process(plan: Plan, engine: EngineOptions, model: str, profile: bool) ->
         served = service.model
         vocabulary = _vocabulary(lambda: served.tokenizer)
         loads = plan.options.loads(vocabulary, served.max_context)
-        name = f"{served.name} ({served.dtype}) in this process"
+        name = f"{served.name} ({served.weights}) in this process"
 
         def endpoint(tenant: str) -> EngineEndpoint:
             return EngineEndpoint(service, name, served.tokenizer.encode, tenant)

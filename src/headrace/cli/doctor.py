@@ -34,16 +34,20 @@ class Diagnosis:
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    dtype: Annotated[
+    weights: Annotated[
         str,
-        typer.Option("--dtype", metavar="TYPE", help="Computation: auto, float32 or bfloat16."),
+        typer.Option(
+            "--weights",
+            metavar="FORMAT",
+            help="Weights and products: auto, float32, bf16, int8 or native.",
+        ),
     ] = "auto",
 ) -> None:
     """Say what this machine is, how fast it can be, and which kernels it runs and why.
 
     Checks the chosen kernels against exact results; ends with 1 when a check fails.
     """
-    found = diagnose(dtype)
+    found = diagnose(weights)
     if as_json:
         import json
 
@@ -54,8 +58,8 @@ def doctor(
         raise typer.Exit(FAILED)
 
 
-def diagnose(dtype: str = "auto", seconds: float = 0.5) -> Diagnosis:
-    """Look, measure for ``seconds`` per ceiling, and check. Raises ConfigError for a bad dtype."""
+def diagnose(weights: str = "auto", seconds: float = 0.5) -> Diagnosis:
+    """Look, measure for ``seconds`` per ceiling, and check. Raises ConfigError for a bad format."""
     import torch
 
     from headrace.execution.ceilings import measure_ceilings
@@ -64,7 +68,7 @@ def diagnose(dtype: str = "auto", seconds: float = 0.5) -> Diagnosis:
     from headrace.kernels.extension import load_extension
     from headrace.kernels.self_check import check_operators
 
-    choose_dtype(dtype)
+    choose_dtype(weights)
     machine = detect_machine()
     extension = load_extension()
     kernels = [f"C++ extension: {extension.reason}"]
@@ -75,7 +79,7 @@ def diagnose(dtype: str = "auto", seconds: float = 0.5) -> Diagnosis:
     try:
         torch.set_num_threads(machine.threads)
         ceilings = measure_ceilings(machine, seconds)
-        chosen = choose(dtype, HEAD_DIM)
+        chosen = choose(weights, HEAD_DIM)
         kernels += chosen.report
         checks = check_operators(chosen.operators)
     except HeadraceError as error:

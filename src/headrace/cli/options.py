@@ -80,8 +80,13 @@ def _option(*names: str, metavar: str, help: str) -> Any:
 class EngineOptions:
     """The engine's public options. ``cache`` is text such as "512MiB" or "2GB"."""
 
-    dtype: Annotated[
-        str, _option("--dtype", metavar="TYPE", help="Computation: auto, float32 or bfloat16.")
+    weights: Annotated[
+        str,
+        _option(
+            "--weights",
+            metavar="FORMAT",
+            help="Weights and products: auto, float32, bf16, int8 or native.",
+        ),
     ] = "auto"
     cache: Annotated[
         str | None,
@@ -131,7 +136,7 @@ class EngineOptions:
 
         base = EngineConfig(
             model=model,
-            dtype=self.dtype,
+            weights=self.weights,
             cache_bytes=None if self.cache is None else parse_size(self.cache),
             max_context=self.max_context,
             max_sequences=self.max_sequences,

@@ -40,7 +40,7 @@ class ModelInfo:
     max_context: int
     eos_ids: frozenset[int]
     vocab_size: int
-    dtype: str
+    weights: str
     created: int
 
 
@@ -97,7 +97,7 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
     files = open_model(resolve(config.model))
     built = build_executor(
         files,
-        dtype=config.dtype,
+        weights=config.weights,
         block_size=config.block_size,
         cache_bytes=config.cache_bytes,
         max_context=config.max_context,
@@ -123,7 +123,7 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
         max_context=built.max_context,
         eos_ids=files.eos_ids,
         vocab_size=files.config.vocab_size,
-        dtype=built.dtype,
+        weights=built.weights,
         created=int(time.time()),
     )
     return BuiltEngine(engine, model, built.num_blocks, built.block_size)

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from headrace.nouns.errors import ConfigError
 
 DEFAULT_MODEL = "smollm2:135m"
-DTYPES = ("auto", "float32", "bfloat16", "bf16")
+WEIGHTS = ("auto", "float32", "bf16", "int8", "native")
+CACHE_FORMATS = ("auto", "bf16", "int8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """Options of an engine; None lets it choose and say why.
 
-    ``model`` is a catalogue name, a GGUF file, a Hugging Face directory or a hub id. ``dtype`` is
-    auto, float32 or bfloat16. ``cache_bytes`` is the memory for sequence state, ``max_context``
-    the most tokens of one sequence, ``max_sequences`` how many run at once, ``max_queue`` how many
+    ``model`` is a catalogue name, a GGUF file, a Hugging Face directory or a hub id. ``weights`` is
+    the number format of weights and products: auto, float32, bf16, int8 or native (the file's own
+    blocks). ``cache_bytes`` is the memory for sequence state, ``cache_format`` the format it is
+    kept in (auto, bf16 or int8), ``max_context`` the most tokens of one sequence, ``max_sequences`` how many run at once, ``max_queue`` how many
     may wait. ``token_budget`` is what one step computes; without it the knee of a short
     measurement is taken, lowered to meet ``tpot_target`` (seconds per output token) if given.
     ``order``, ``admission``, ``batching`` and ``preemption`` name policies. ``watchdog`` is the
@@ -24,9 +26,10 @@ class EngineConfig:
     """
 
     model: str = DEFAULT_MODEL
-    dtype: str = "auto"
+    weights: str = "auto"
     block_size: int = 16
     cache_bytes: int | None = None
+    cache_format: str = "auto"
     max_context: int | None = None
     max_sequences: int = 64
     max_queue: int = 1024
@@ -46,12 +49,18 @@ class EngineConfig:
         for name in ("cache_bytes", "max_context", "token_budget", "threads"):
             if getattr(self, name) is not None:
                 self._at_least_one(name, getattr(self, name))
-        if self.dtype not in DTYPES:  # said at once, not after the model has been fetched
-            raise ConfigError(f"dtype is {self.dtype!r}; choose auto, float32 or bfloat16")
+        # said at once, not after the model has been fetched
+        self._one_of("weights", self.weights, WEIGHTS)
+        self._one_of("cache_format", self.cache_format, CACHE_FORMATS)
         if self.tpot_target is not None and not self.tpot_target > 0:
             raise ConfigError(f"tpot_target is {self.tpot_target}; it must be above 0 seconds")
         if not self.watchdog > 0:
             raise ConfigError(f"watchdog is {self.watchdog}; it must be above 0 seconds")
+
+    @staticmethod
+    def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+        if value not in known:
+            raise ConfigError(f"{name} is {value!r}; choose {', '.join(known[:-1])} or {known[-1]}")
 
     @staticmethod
     def _at_least_one(name: str, value: int) -> None:

@@ -34,7 +34,7 @@ class BuiltExecutor:
     block_size: int
     max_context: int
     plan: MemoryPlan
-    dtype: str
+    weights: str
     report: tuple[str, ...]
 
 
@@ -58,7 +58,7 @@ def set_threads(threads: int | None, machine: Machine) -> str:
 def build_executor(
     files: ModelFiles,
     *,
-    dtype: str,
+    weights: str,
     block_size: int,
     cache_bytes: int | None,
     max_context: int | None,
@@ -75,7 +75,7 @@ def build_executor(
         raise ConfigError(f"block_size is {block_size}; choose one of {BLOCK_SIZES}")
     machine = detect_machine()
     lines = [set_threads(threads, machine)]
-    dispatch = choose(dtype, files.config.head_dim)
+    dispatch = choose(weights, files.config.head_dim)
     operators = dispatch.operators
     lines.extend(dispatch.report)
     plan = plan_memory(

@@ -17,12 +17,12 @@ class EngineConfig:
 
     ``model`` is a catalogue name, a GGUF file, a Hugging Face directory or a hub id. ``weights`` is
     the number format of weights and products: auto, float32, bf16, int8 or native (the file's own
-    blocks). ``cache_bytes`` is the memory for sequence state, ``cache_format`` the format it is
-    kept in (auto, bf16 or int8), ``max_context`` the most tokens of one sequence, ``max_sequences`` how many run at once, ``max_queue`` how many
-    may wait. ``token_budget`` is what one step computes; without it the knee of a short
-    measurement is taken, lowered to meet ``tpot_target`` (seconds per output token) if given.
-    ``order``, ``admission``, ``batching`` and ``preemption`` name policies. ``watchdog`` is the
-    age in seconds at which a step in progress counts as hung.
+    blocks). ``cache_bytes`` is the memory for sequence state, ``cache_format`` what it is kept in
+    (auto, bf16 or int8), ``max_context`` the most tokens of one sequence, ``max_sequences`` how
+    many run at once, ``max_queue`` how many may wait. ``token_budget`` is what one step computes;
+    without it the knee of a short measurement is taken, lowered to meet ``tpot_target`` (seconds
+    per output token) if given. ``order``, ``admission``, ``batching`` and ``preemption`` name
+    policies. ``watchdog`` is the age in seconds at which a step in progress counts as hung.
     """
 
     model: str = DEFAULT_MODEL

@@ -175,13 +175,27 @@ def test_ceilings_have_rates_and_say_how(monkeypatch: pytest.MonkeyPatch) -> Non
     found = detect_machine()
     measured = ceilings.measure_ceilings(found, seconds=0.0)
     assert [c.name for c in measured] == [
-        "memory read", "float32 multiply-add", "float32 product", "bfloat16 product",
-        "int8 product",
+        "memory read", "float32 multiply-add", "bfloat16 multiply-add", "int8 multiply-add",
+        "float32 product", "bfloat16 product", "int8 product",
     ]  # fmt: skip
     for ceiling in measured:
         assert ceiling.how
         assert ceiling.value is None or ceiling.value > 0
-    assert measured[2].value is not None
+    assert measured[4].value is not None
+
+
+def test_a_kind_without_an_instruction_says_so() -> None:
+    found = ceilings.multiply_add("int3", 1, 0.0)
+    assert found.value is None
+    assert "instruction" in found.how or "extension" in found.how
+
+
+def test_calls_are_timed_from_the_first_begin_to_the_last_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([10.0, 11.5])
+    monkeypatch.setattr(ceilings.time, "perf_counter", lambda: next(clock))
+    assert ceilings._together([lambda: None]) == 1.5
 
 
 def test_ceilings_without_the_extension_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +205,7 @@ def test_ceilings_without_the_extension_say_so(monkeypatch: pytest.MonkeyPatch) 
     bandwidth = ceilings.read_bandwidth(found, 0.0)
     assert bandwidth.value is not None
     assert "numpy" in bandwidth.how
-    assert ceilings.multiply_add(found, 0.0).value is None
+    assert ceilings.multiply_add("int8", 1, 0.0).value is None
 
 
 def test_bandwidth_is_not_measured_in_a_cache_sized_buffer(

@@ -89,5 +89,18 @@ def test_probes_refuse_what_they_cannot_do() -> None:
         module.stream_read(np.zeros(16, np.uint8)[::2], 1)
     for operations in (0.0, float("nan"), 1e16):
         with pytest.raises(ValueError, match="operations"):
-            module.fma_float32(operations)
-    assert module.fma_float32(1e6) >= 1e6
+            module.multiply_add("float32", operations)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int3"])
+def test_the_probe_of_a_kind_runs_what_it_was_asked_for(kind: str) -> None:
+    if EXTENSION.module is None:
+        assert not EXTENSION.available
+        return
+    features = set(EXTENSION.module.cpu_features())
+    needs = {"bfloat16": {"avx512_bf16"}, "int8": {"avx2"}, "float32": set(), "int3": {"none"}}
+    ran = EXTENSION.module.multiply_add(kind, 1e6)
+    if needs[kind] <= features:
+        assert 1e6 <= ran < 1.1e6
+    else:
+        assert ran == 0.0

@@ -14,6 +14,9 @@ import numpy as np
 from headrace.execution.machine import Machine
 from headrace.kernels.extension import load_extension
 
+KINDS = ("float32", "bfloat16", "int8")
+FIRST_TRY = 1e8  # operations that say how many make a try
+TRY_SECONDS = 0.01  # so long that starting the threads does not count, short enough for several
 _MIB = 1 << 20
 
 
@@ -35,8 +38,8 @@ def measure_ceilings(machine: Machine, seconds: float = 0.5) -> list[Ceiling]:
     """
     return [
         read_bandwidth(machine, seconds),
-        multiply_add(machine, seconds),
-        *(product(kind, machine.threads, seconds) for kind in ("float32", "bfloat16", "int8")),
+        *(multiply_add(kind, machine.threads, seconds) for kind in KINDS),
+        *(product(kind, machine.threads, seconds) for kind in KINDS),
     ]
 
 
@@ -61,20 +64,20 @@ def read_bandwidth(machine: Machine, seconds: float) -> Ceiling:
     )
 
 
-def multiply_add(machine: Machine, seconds: float) -> Ceiling:
-    """Float32 operations per second in registers: the bound that no product can pass."""
-    name, unit = "float32 multiply-add", "GFLOP/s"
+def multiply_add(kind: str, threads: int, seconds: float) -> Ceiling:
+    """Operations per second in registers: the bound that no product of ``kind`` can pass."""
+    name, unit = f"{kind} multiply-add", _unit(kind)
     extension = load_extension().module
     if extension is None:
         return Ceiling(name, None, unit, "needs the C++ extension")
-    # Large enough that starting the threads does not count, small enough for several tries.
-    operations = 2e9
-    rate = _best(
-        [lambda: extension.fma_float32(operations)] * machine.threads,
-        operations * machine.threads,
-        seconds,
-    )
-    return Ceiling(name, rate / 1e9, unit, f"C++, in registers, {_plural(machine.threads)}")
+    if not extension.multiply_add(kind, 1.0):
+        return Ceiling(name, None, unit, "this processor has no instruction for it")
+    begun = time.perf_counter()
+    extension.multiply_add(kind, FIRST_TRY)
+    operations = FIRST_TRY * max(1.0, TRY_SECONDS / (time.perf_counter() - begun))
+    call = partial(extension.multiply_add, kind, operations)
+    rate = _best([call] * threads, operations * threads, seconds)
+    return Ceiling(name, rate / 1e9, unit, f"C++, in registers, {_plural(threads)}")
 
 
 def product(kind: str, threads: int, seconds: float, rows: int = 1024, side: int = 2048) -> Ceiling:
@@ -85,7 +88,7 @@ def product(kind: str, threads: int, seconds: float, rows: int = 1024, side: int
     import torch
 
     name = f"{kind} product"
-    unit = "GOP/s" if kind == "int8" else "GFLOP/s"
+    unit = _unit(kind)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
@@ -127,25 +130,30 @@ def _best(calls: Sequence[Callable[[], object]], amount: float, seconds: float) 
 
 
 def _together(calls: Sequence[Callable[[], object]]) -> float:
-    """Seconds from the common start of all calls to the end of the last."""
-    if len(calls) == 1:
-        start = time.perf_counter()
-        calls[0]()
-        return time.perf_counter() - start
-    ready = Barrier(len(calls) + 1)
+    """Seconds from the begin of the first call to the end of the last, all on their own threads.
 
-    def run(call: Callable[[], object]) -> None:
+    Each thread reads the clock itself: one that only watches may be kept from its core by them.
+    """
+    ready = Barrier(len(calls))
+    begins, ends = [0.0] * len(calls), [0.0] * len(calls)
+
+    def run(index: int) -> None:
         ready.wait()
-        call()
+        begins[index] = time.perf_counter()
+        calls[index]()
+        ends[index] = time.perf_counter()
 
-    workers = [Thread(target=run, args=(call,), daemon=True) for call in calls]
+    workers = [Thread(target=run, args=(i,), daemon=True) for i in range(1, len(calls))]
     for worker in workers:
         worker.start()
-    ready.wait()
-    start = time.perf_counter()
+    run(0)
     for worker in workers:
         worker.join()
-    return time.perf_counter() - start
+    return max(ends) - min(begins)
+
+
+def _unit(kind: str) -> str:
+    return "GOP/s" if kind == "int8" else "GFLOP/s"
 
 
 def _plural(threads: int) -> str:

@@ -34,15 +34,16 @@ NB_MODULE(_cpu, m) {
         "Read a one-dimensional uint8 array `passes` times; returns a checksum.");
 
     m.def(
-        "fma_float32",
-        [](double operations) {
+        "multiply_add",
+        [](const std::string& kind, double operations) {
             if (!(operations >= 1.0 && operations <= 1e15))
                 throw std::invalid_argument("operations must be in [1, 1e15]");
             nb::gil_scoped_release release;
-            return headrace::fma_float32(operations);
+            return headrace::multiply_add(kind.c_str(), operations);
         },
-        nb::arg("operations"),
-        "Run about this many float32 operations in registers; returns how many were run.");
+        nb::arg("kind"), nb::arg("operations"),
+        "Run about this many operations of float32, bfloat16 or int8 products in registers; returns"
+        " how many were run, 0 where the processor has no instruction for them.");
 
     m.def(
         "kernels_name", [] { return std::string(headrace::choose_kernels()->name); },

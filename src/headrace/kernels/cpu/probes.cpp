@@ -4,6 +4,11 @@
 
 #include "features.hpp"
 
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#include <immintrin.h>
+#define HEADRACE_PROBE_X86 1
+#endif
+
 namespace headrace {
 namespace {
 
@@ -13,10 +18,6 @@ namespace {
 #else
 #define HEADRACE_INLINE inline
 #define HEADRACE_VECTORS 0
-#endif
-
-#if HEADRACE_VECTORS && defined(__x86_64__)
-#define HEADRACE_X86 1
 #endif
 
 [[maybe_unused]] bool has(const char* feature) {
@@ -32,33 +33,33 @@ struct VectorOf {
 };
 #endif
 
-// Independent sums: enough loads in flight to be bound by memory, not by the additions.
+// Four streams, a quarter of the data each: more of them in flight than one prefetcher follows.
 template <int Width>
 HEADRACE_INLINE uint64_t read_once(const uint8_t* data, size_t size) {
-    constexpr int sums_kept = 4;
+    constexpr int streams = 4;
 #if HEADRACE_VECTORS
     using Vector = typename VectorOf<uint64_t, Width>::type;
 #else
     using Vector = uint64_t;
     static_assert(Width == 1, "no vector types here");
 #endif
-    Vector sums[sums_kept] = {};
-    const size_t whole = size / sizeof(sums);
-    for (size_t i = 0; i < whole; ++i) {
+    Vector sums[streams] = {};
+    const size_t quarter = size / sizeof(sums) * sizeof(Vector);
+    for (size_t i = 0; i < quarter; i += sizeof(Vector)) {
 #if HEADRACE_VECTORS
 #pragma GCC unroll 4
 #endif
-        for (int j = 0; j < sums_kept; ++j) {
+        for (int j = 0; j < streams; ++j) {
             Vector value;
-            std::memcpy(&value, data + i * sizeof(sums) + j * sizeof(Vector), sizeof(Vector));
+            std::memcpy(&value, data + j * quarter + i, sizeof(Vector));
             sums[j] += value;
         }
     }
-    uint64_t lanes[Width * sums_kept] = {};
+    uint64_t lanes[Width * streams] = {};
     std::memcpy(lanes, sums, sizeof(sums));
     uint64_t total = 0;
     for (uint64_t lane : lanes) total += lane;
-    for (size_t i = whole * sizeof(sums); i < size; ++i) total += data[i];
+    for (size_t i = streams * quarter; i < size; ++i) total += data[i];
     return total;
 }
 
@@ -66,7 +67,7 @@ uint64_t read_portable(const uint8_t* data, size_t size) {
     return read_once<HEADRACE_VECTORS ? 2 : 1>(data, size);
 }
 
-#if defined(HEADRACE_X86)
+#if defined(HEADRACE_PROBE_X86)
 __attribute__((target("avx2"))) uint64_t read_avx2(const uint8_t* data, size_t size) {
     return read_once<4>(data, size);
 }
@@ -75,54 +76,92 @@ __attribute__((target("avx512f"))) uint64_t read_avx512(const uint8_t* data, siz
 }
 #endif
 
-// `Chains` independent multiply-add chains hide the latency of the two units that run them.
-template <int Width, int Chains>
-HEADRACE_INLINE double fma_chains(double operations) {
-    constexpr double per_round = 2.0 * Width * Chains;
-    const auto rounds = static_cast<int64_t>(operations / per_round) + 1;
-#if HEADRACE_VECTORS
-    using Vector = typename VectorOf<float, Width>::type;
-    // The sums settle near 1 to 16: denormal numbers would slow the units down.
-    Vector sums[Chains], scale, shift;
-    for (int lane = 0; lane < Width; ++lane) {
-        scale[lane] = 0.999f;
-        shift[lane] = 0.001f * static_cast<float>(lane + 1);
-        for (auto& sum : sums) sum[lane] = 1.0f;
-    }
-    for (int64_t i = 0; i < rounds; ++i) {
-#pragma GCC unroll 16
-        for (int c = 0; c < Chains; ++c) sums[c] = sums[c] * scale + shift;
-    }
-#else
-    float sums[Chains][Width];
-    for (auto& sum : sums)
-        for (float& lane : sum) lane = 1.0f;
-    for (int64_t i = 0; i < rounds; ++i)
-        for (auto& sum : sums)
-            for (float& lane : sum) lane = lane * 0.999f + 0.001f;
-#endif
-    float total = 0.0f;
-    for (auto& sum : sums)
-        for (int lane = 0; lane < Width; ++lane) total += sum[lane];
-    volatile float sink = total;
-    (void)sink;
-    return per_round * static_cast<double>(rounds);
-}
+// Twelve independent chains hide the latency of the units that run them. The sums are named one by
+// one and the instructions written out: gcc 12 keeps an array of sums in memory, and a product with
+// its addition is not fused under -ffp-contract=off.
+#define HEADRACE_TWELVE(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
+constexpr int chains = 12;
 
-#if defined(HEADRACE_X86)
-__attribute__((target("avx2,fma"))) double fma_avx2(double operations) {
-    return fma_chains<8, 12>(operations);
-}
-__attribute__((target("avx512f"))) double fma_avx512(double operations) {
-    return fma_chains<16, 12>(operations);
+#if defined(HEADRACE_PROBE_X86)
+#define HEADRACE_SUM(i) Vector sum##i = {};
+#define HEADRACE_CHAIN(i) \
+    __asm__ volatile(HEADRACE_STEP : "+v"(sum##i), "=&v"(scratch) : "v"(x), "v"(y));
+// A function that repeats HEADRACE_STEP on all sums: %0 a sum, %1 scratch, %2 and %3 constants.
+#define HEADRACE_CHAINS(name, targets, Number, width, first, second)             \
+    __attribute__((target(targets))) void name(int64_t rounds) {                 \
+        using Vector = VectorOf<Number, width>::type;                            \
+        const Vector x = Vector{} + first, y = Vector{} + second;                \
+        Vector scratch;                                                          \
+        HEADRACE_TWELVE(HEADRACE_SUM)                                            \
+        for (int64_t i = 0; i < rounds; ++i) { HEADRACE_TWELVE(HEADRACE_CHAIN) } \
+    }
+
+// The float sums settle at y / (1 - x) = 1: denormal numbers would slow the units down.
+#define HEADRACE_STEP "vfmadd213ps %3, %2, %0"
+HEADRACE_CHAINS(float_avx512, "avx512f", float, 16, 0.999f, 0.001f)
+HEADRACE_CHAINS(float_avx2, "avx2,fma", float, 8, 0.999f, 0.001f)
+#undef HEADRACE_STEP
+
+#define HEADRACE_STEP "vdpbf16ps %3, %2, %0"  // of pairs of 1.0
+HEADRACE_CHAINS(bfloat16_avx512, "avx512f,avx512bf16", int32_t, 16, 0x3f803f80, 0x3f803f80)
+#undef HEADRACE_STEP
+
+#define HEADRACE_STEP "vpdpbusd %3, %2, %0"
+HEADRACE_CHAINS(int8_avx512_vnni, "avx512f,avx512vnni", int32_t, 16, 0x03030303, 0x05050505)
+#undef HEADRACE_STEP
+
+// Without VNNI: products of bytes to 16 bits, pairs of these to 32, and to the sum.
+#define HEADRACE_STEP \
+    "vpmaddubsw %3, %2, %1\n\tvpmaddwd %2, %1, %1\n\tvpaddd %1, %0, %0"
+HEADRACE_CHAINS(int8_avx512, "avx512f,avx512bw", int32_t, 16, 0x03030303, 0x05050505)
+HEADRACE_CHAINS(int8_avx2, "avx2", int32_t, 8, 0x03030303, 0x05050505)
+#undef HEADRACE_STEP
+#endif
+
+#if HEADRACE_VECTORS
+void float_portable(int64_t rounds) {
+    using Vector = VectorOf<float, 4>::type;
+    const Vector x = {0.999f, 0.999f, 0.999f, 0.999f}, y = {0.001f, 0.001f, 0.001f, 0.001f};
+#define HEADRACE_SUM_PORTABLE(i) Vector sum##i = y * float(i);
+#define HEADRACE_CHAIN_PORTABLE(i) sum##i = sum##i * x + y;
+#define HEADRACE_TOTAL(i) total += sum##i;
+    HEADRACE_TWELVE(HEADRACE_SUM_PORTABLE)
+    for (int64_t i = 0; i < rounds; ++i) { HEADRACE_TWELVE(HEADRACE_CHAIN_PORTABLE) }
+    Vector total = y;
+    HEADRACE_TWELVE(HEADRACE_TOTAL)
+    volatile float sink = total[0] + total[1] + total[2] + total[3];
+    (void)sink;
 }
 #endif
+
+// A way to run a kind of product, and the operations of one instruction chain's step.
+struct Way {
+    const char* kind;
+    const char* needs;
+    void (*run)(int64_t rounds);
+    double operations;
+};
+
+// The fastest first; the last of a kind needs nothing.
+const Way ways[] = {
+#if defined(HEADRACE_PROBE_X86)
+    {"float32", "avx512f", float_avx512, 2.0 * 16},
+    {"float32", "fma", float_avx2, 2.0 * 8},
+    {"bfloat16", "avx512_bf16", bfloat16_avx512, 2.0 * 32},
+    {"int8", "avx512_vnni", int8_avx512_vnni, 2.0 * 64},
+    {"int8", "avx512bw", int8_avx512, 2.0 * 64},
+    {"int8", "avx2", int8_avx2, 2.0 * 32},
+#endif
+#if HEADRACE_VECTORS
+    {"float32", "", float_portable, 2.0 * 4},
+#endif
+};
 
 }  // namespace
 
 uint64_t stream_read(const uint8_t* data, size_t size, int passes) {
     auto read = read_portable;
-#if defined(HEADRACE_X86)
+#if defined(HEADRACE_PROBE_X86)
     if (has("avx512f"))
         read = read_avx512;
     else if (has("avx2"))
@@ -133,12 +172,15 @@ uint64_t stream_read(const uint8_t* data, size_t size, int passes) {
     return total;
 }
 
-double fma_float32(double operations) {
-#if defined(HEADRACE_X86)
-    if (has("avx512f")) return fma_avx512(operations);
-    if (has("avx2") && has("fma")) return fma_avx2(operations);
-#endif
-    return fma_chains<4, 12>(operations);
+double multiply_add(const char* kind, double operations) {
+    for (const Way& way : ways) {
+        if (std::strcmp(way.kind, kind) != 0 || !(*way.needs == 0 || has(way.needs))) continue;
+        const double per_round = way.operations * chains;
+        const auto rounds = static_cast<int64_t>(operations / per_round) + 1;
+        way.run(rounds);
+        return per_round * static_cast<double>(rounds);
+    }
+    return 0.0;
 }
 
 }  // namespace headrace

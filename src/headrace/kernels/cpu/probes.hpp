@@ -9,8 +9,9 @@ namespace headrace {
 // Reads `size` bytes `passes` times; the result is their checksum, so that no read is dropped.
 uint64_t stream_read(const uint8_t* data, size_t size, int passes);
 
-// Runs about `operations` float32 additions and multiplications in registers, in fused
-// multiply-adds at the widest vector this processor has; returns how many it ran.
-double fma_float32(double operations);
+// Runs about `operations` additions and multiplications of `kind` (float32, bfloat16 or int8 products
+// with sums of 32 bits) in registers, with the widest instruction that this processor has for them;
+// returns how many it ran, 0 where it has none.
+double multiply_add(const char* kind, double operations);
 
 }  // namespace headrace

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headrace.kernels import attention
 from headrace.kernels.attention import attend, plan_attention
-from headrace.kernels.layout import Layout
+from headrace.kernels.layout import lay_out
 from headrace.kernels.operators import AttentionShape
 from headrace.kernels.products import (
     BatchedProducts,
@@ -56,15 +56,17 @@ class Pages:
                     self.values[row, at : at + shape.head_dim] = v[p, head]
         lengths = tuple(length for _, length in slices)
         total = sum(lengths)
-        firsts = np.concatenate(([0], np.cumsum(lengths)))[:-1]
-        empty = torch.empty(0, dtype=torch.int64)
         self.q = torch.randn(total, shape.heads, shape.head_dim, generator=generator)
-        self.layout = Layout(
-            rows=total, padded=total + 2, tokens=empty, positions=empty,
-            slots=np.empty(0, dtype=np.int64), row_starts=tuple(int(f) for f in firsts),
-            starts=tuple(start for start, _ in slices), lengths=lengths, tables=tuple(tables),
-            sampled=empty, block_size=block_size, null_block=null,
-        )  # fmt: skip
+        self.layout = lay_out(
+            [0] * total,
+            [start for start, _ in slices],
+            lengths,
+            [int(block) for table in tables for block in table],
+            [],
+            block_size=block_size,
+            null_block=null,
+            padded=total + 2,
+        )
 
     def attend(self, products: Products) -> torch.Tensor:
         plan = plan_attention(self.layout, self.shape, products, torch.float32)
@@ -75,8 +77,8 @@ class Pages:
         rows = []
         for i, (k, v) in enumerate(self.contexts):
             for j in range(self.layout.lengths[i]):
-                seen = self.layout.starts[i] + j + 1
-                q = self.q[self.layout.row_starts[i] + j].double()
+                seen = int(self.layout.starts[i]) + j + 1
+                q = self.q[int(self.layout.row_starts[i]) + j].double()
                 for head in range(self.shape.heads):
                     group = head // self.shape.group
                     scores = k[:seen, group].double() @ q[head]
@@ -126,7 +128,7 @@ def _write(pages: Pages, i: int, k: torch.Tensor, v: torch.Tensor) -> None:
     size, dim, heads = pages.layout.block_size, pages.shape.head_dim, pages.shape.kv_heads
     for p in range(len(k)):
         for head in range(heads):
-            row = int(pages.layout.tables[i][p // size]) * heads + head
+            row = int(pages.layout.table(i)[p // size]) * heads + head
             at = p % size * dim
             pages.keys[row, at : at + dim] = k[p, head]
             pages.values[row, at : at + dim] = v[p, head]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from headrace.kernels.layout import IntArray, Layout
+from headrace.kernels.layout import Int64Array, Layout
 from headrace.kernels.operators import AttentionShape
 from headrace.kernels.products import SPLIT, Products, Splits, split
 
@@ -124,7 +124,7 @@ def _span(block_size: int) -> int:
     return math.lcm(SPAN, block_size)
 
 
-def _mask(positions: IntArray, width: int) -> Mask:
+def _mask(positions: Int64Array, width: int) -> Mask:
     """Mask of rows at ascending ``positions`` over ``width`` keys: [len(positions), ..]."""
     visible = int(positions[0] + 1) // SPAN * SPAN
     hidden = np.arange(visible, width, dtype=np.int64) > positions[:, None]
@@ -145,7 +145,7 @@ def plan_attention(
     flat = torch.empty(most, layout.block_size * shape.head_dim)
     raw = None if cache_dtype is torch.float32 else flat.to(cache_dtype)
     groups = tuple(_plan_group(layout, shape, *r, queries, outputs, flat) for r in ranges)
-    longs = tuple(_plan_long(layout, shape, i) for i in range(singles, len(layout.lengths)))
+    longs = tuple(_plan_long(layout, shape, i) for i in range(singles, layout.slices))
     return AttentionPlan(
         shape, layout.block_size, layout.rows, layout.padded, singles, products,
         queries, outputs, raw, groups, longs,
@@ -157,7 +157,7 @@ def _group_ranges(
 ) -> Iterator[tuple[int, int, int]]:
     """(first, last, width) of each group: contexts are sorted, a group has one padded width."""
     span = _span(layout.block_size)
-    positions = np.asarray(layout.starts[:singles], dtype=np.int64)
+    positions = layout.starts[:singles].astype(np.int64)
     widths = -(-(positions + 1) // span) * span
     first = 0
     while first < singles:
@@ -190,7 +190,8 @@ def _plan_group(
     heads, count = shape.kv_heads, width // layout.block_size
     blocks = np.full((last - first, count), layout.null_block, dtype=np.int64)
     for i in range(first, last):
-        blocks[i - first, : len(layout.tables[i])] = layout.tables[i]
+        table = layout.table(i)
+        blocks[i - first, : len(table)] = table
     index = blocks[:, None, :] * heads + np.arange(heads, dtype=np.int64)[None, :, None]
     scores = torch.empty((last - first) * heads, queries.shape[1], width)
     step = _part_size(shape, width)
@@ -208,7 +209,7 @@ def _plan_group(
                 split(weights, gathered),
             )
         )  # fmt: skip
-    mask = _mask(np.asarray(layout.starts[first:last], dtype=np.int64), width)
+    mask = _mask(layout.starts[first:last].astype(np.int64), width)
     mask = Mask(mask.visible, mask.bias[:, None, None], mask.keep[:, None, None])
     seen = scores.view(last - first, heads, -1, width)[..., mask.visible :]
     return Group(outputs[first * heads : last * heads], scores, seen, mask, tuple(parts))
@@ -216,12 +217,13 @@ def _plan_group(
 
 def _plan_long(layout: Layout, shape: AttentionShape, i: int) -> LongSlice:
     span, size = _span(layout.block_size), layout.block_size
-    start, length, heads = layout.starts[i], layout.lengths[i], shape.kv_heads
+    start, length, heads = int(layout.starts[i]), int(layout.lengths[i]), shape.kv_heads
     width = -(-(start + length) // span) * span
     unit = math.lcm(SPLIT, size)
     chunk = max(unit, CHUNK_BYTES // (heads * shape.head_dim * 4) // unit * unit)
     blocks = np.full(width // size, layout.null_block, dtype=np.int64)
-    blocks[: len(layout.tables[i])] = layout.tables[i]
+    table = layout.table(i)
+    blocks[: len(table)] = table
     index = blocks * heads + np.arange(heads, dtype=np.int64)[:, None]
     step = max(1, min(TILE_TOKENS, SCORE_BYTES // (shape.heads * width * 4)))
     tiles = []
@@ -230,7 +232,9 @@ def _plan_long(layout: Layout, shape: AttentionShape, i: int) -> LongSlice:
         high = -(-(start + last) // span) * span
         positions = np.arange(start + first, start + last, dtype=np.int64)
         tiles.append(Tile(first, last, high, _mask(positions, high)))
-    return LongSlice(layout.row_starts[i], torch.from_numpy(index), min(chunk, width), tuple(tiles))
+    return LongSlice(
+        int(layout.row_starts[i]), torch.from_numpy(index), min(chunk, width), tuple(tiles)
+    )
 
 
 def _weights(scores: torch.Tensor, seen: torch.Tensor, mask: Mask) -> torch.Tensor:

@@ -2,49 +2,148 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-IntArray = npt.NDArray[np.int64]
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
-    """Rows of a step, slice after slice, padded to a row count the operators asked for.
+    """Rows of a step, slice after slice: contiguous flat arrays, as the C++ decoder reads them.
 
     tokens, positions
-        [padded] int64. Rows past ``rows`` are token 0 at position 0; nobody reads their results
-        and they write no state.
+        [rows] int32.
     slots
         [rows] int64: ``block * block_size + offset`` where each row's keys and values go.
-    row_starts, starts, lengths
-        Per slice: its first row, the position of that row, and how many rows it has. Slices of
-        length 1 come first, shortest context first.
+    starts, lengths, row_starts, table_starts
+        [slices] int32: the position of a slice's first row, how many rows it has, its first row,
+        and where its block table begins in ``tables``. Slices of length 1 come first, shortest
+        context first.
     tables
-        Per slice: int64 ids of the blocks that hold positions ``[0, start + length)``.
+        int32: of each slice the ids of the blocks that hold positions ``[0, start + length)``.
     sampled
-        [samples] int64: rows whose logits are wanted.
-    null_block
-        Id of a block that is all zeros, for padding of gathers. Never written.
+        [samples] int32: rows whose logits are wanted.
+    block_size, null_block
+        Tokens a block holds; id of a block that is all zeros, for padding of gathers, never
+        written.
+    padded
+        Row count that the torch operators asked for, at least ``rows``. The rows past ``rows``
+        are token 0 at position 0; nobody reads their results and they write no state.
+    device
+        Where the tensors below are.
+
+    The torch operators read tensors, which are made when first asked for.
     """
 
-    rows: int
-    padded: int
-    tokens: torch.Tensor
-    positions: torch.Tensor
-    slots: IntArray
-    row_starts: tuple[int, ...]
-    starts: tuple[int, ...]
-    lengths: tuple[int, ...]
-    tables: tuple[IntArray, ...]
-    sampled: torch.Tensor
+    tokens: Int32Array
+    positions: Int32Array
+    slots: Int64Array
+    starts: Int32Array
+    lengths: Int32Array
+    row_starts: Int32Array
+    table_starts: Int32Array
+    tables: Int32Array
+    sampled: Int32Array
     block_size: int
     null_block: int
+    padded: int
+    device: torch.device
 
     @property
+    def rows(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def slices(self) -> int:
+        return len(self.starts)
+
+    @cached_property
     def singles(self) -> int:
         """How many slices of length 1 lead the layout."""
-        return sum(1 for length in self.lengths if length == 1)
+        return int((self.lengths == 1).sum())
+
+    def table(self, i: int) -> Int32Array:
+        """Block table of slice ``i``."""
+        begin = int(self.table_starts[i])
+        end = int(self.starts[i]) + int(self.lengths[i])
+        return self.tables[begin : begin - (-end // self.block_size)]
+
+    @cached_property
+    def token_tensor(self) -> torch.Tensor:
+        """[padded] int64."""
+        return self._tensor(self.tokens, self.padded)
+
+    @cached_property
+    def position_tensor(self) -> torch.Tensor:
+        """[padded] int64."""
+        return self._tensor(self.positions, self.padded)
+
+    @cached_property
+    def slot_tensor(self) -> torch.Tensor:
+        """[rows] int64."""
+        return torch.from_numpy(self.slots).to(self.device)
+
+    @cached_property
+    def sampled_tensor(self) -> torch.Tensor:
+        """[samples] int64."""
+        return self._tensor(self.sampled, len(self.sampled))
+
+    def _tensor(self, values: Int32Array, length: int) -> torch.Tensor:
+        padded = np.zeros(length, dtype=np.int64)
+        padded[: len(values)] = values
+        return torch.from_numpy(padded).to(self.device)
+
+
+_CPU = torch.device("cpu")
+
+
+def lay_out(
+    tokens: Sequence[int],
+    starts: Sequence[int],
+    lengths: Sequence[int],
+    tables: Sequence[int],
+    sampled: Sequence[int],
+    *,
+    block_size: int,
+    null_block: int,
+    padded: int = 0,
+    device: torch.device = _CPU,
+) -> Layout:
+    """A layout from its slices, given in the order that ``Layout`` says.
+
+    ``tables`` are the slices' block tables one after the other, ``ceil((start + length) /
+    block_size)`` ids each; ``tokens`` are all rows'. Raises ValueError where the sums disagree.
+    """
+    head = np.array([starts, lengths], dtype=np.int32)
+    begins, counts = head
+    ends = head.sum(0, dtype=np.int32)
+    held = -(-ends // block_size)
+    row_ends, table_ends = counts.cumsum(dtype=np.int32), held.cumsum(dtype=np.int32)
+    row_starts, table_starts = row_ends - counts, table_ends - held
+    rows = int(row_ends[-1]) if len(row_ends) else 0
+    blocks = np.array(tables, dtype=np.int32)
+    if len(tokens) != rows or len(blocks) != (table_ends[-1] if len(table_ends) else 0):
+        raise ValueError(
+            f"{len(tokens)} tokens and {len(blocks)} block ids were given; the slices have"
+            f" {rows} rows and {int(held.sum())} blocks of {block_size}"
+        )
+    if rows == len(counts):  # all slices are single rows
+        positions, first = begins, table_starts
+    else:
+        positions = np.arange(rows, dtype=np.int32) + (begins - row_starts).repeat(counts)
+        first = table_starts.repeat(counts)
+    block, offset = np.divmod(positions, np.int32(block_size))
+    slots = blocks[first + block].astype(np.int64) * block_size + offset
+    return Layout(
+        tokens=np.array(tokens, dtype=np.int32), positions=positions, slots=slots, starts=begins,
+        lengths=counts, row_starts=row_starts, table_starts=table_starts, tables=blocks,
+        sampled=np.array(sampled, dtype=np.int32), block_size=block_size, null_block=null_block,
+        padded=max(rows, padded), device=device,
+    )  # fmt: skip

@@ -93,8 +93,8 @@ class ReferenceOperators:
 
     def prepare(self, layout: Layout, shape: AttentionShape, rope: RopeTables) -> Prepared:
         rows, heads, size = layout.rows, shape.kv_heads, layout.block_size
-        positions = layout.positions[:rows]
-        slots = torch.from_numpy(layout.slots)
+        positions = layout.position_tensor[:rows]
+        slots = layout.slot_tensor
         block, offset = slots // size, slots % size
         head = torch.arange(heads)
         index = ((block[:, None] * heads + head) * size + offset[:, None]).reshape(-1)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from headrace.kernels.layout import Layout
+from headrace.kernels.layout import Layout, lay_out
 from headrace.kernels.operators import AttentionShape, Operators, Weight
 from headrace.kernels.probe import cancelling_rows
 from headrace.kernels.rope import rope_tables
@@ -125,24 +124,16 @@ def _check_attention(operators: Operators, tolerance: float) -> list[Check]:
 def _layout(contexts: Sequence[Context], operators: Operators) -> Layout:
     lengths = [c.end - c.start for c in contexts]
     rows = sum(lengths)
-    padded = operators.padded_rows(rows)
-    positions = np.zeros(padded, dtype=np.int64)
-    positions[:rows] = np.concatenate([np.arange(c.start, c.end) for c in contexts])
-    return Layout(
-        rows=rows,
-        padded=padded,
-        tokens=torch.zeros(padded, dtype=torch.int64),
-        positions=torch.from_numpy(positions),
-        slots=np.zeros(rows, dtype=np.int64),
-        row_starts=tuple(int(n) for n in np.cumsum([0, *lengths[:-1]])),
-        starts=tuple(c.start for c in contexts),
-        lengths=tuple(lengths),
-        tables=tuple(
-            np.array(c.blocks[: -(-c.end // BLOCK_SIZE)], dtype=np.int64) for c in contexts
-        ),
-        sampled=torch.zeros(0, dtype=torch.int64),
+    return lay_out(
+        [0] * rows,
+        [c.start for c in contexts],
+        lengths,
+        [block for c in contexts for block in c.blocks[: -(-c.end // BLOCK_SIZE)]],
+        [],
         block_size=BLOCK_SIZE,
         null_block=NULL_BLOCK,
+        padded=operators.padded_rows(rows),
+        device=operators.device,
     )
 
 

@@ -109,7 +109,7 @@ class Transformer:
         """
         ops, eps = self.operators, self.config.norm_eps
         prepared = ops.prepare(layout, self.shape, self.rope)
-        x = ops.embed(self._embed, layout.tokens)
+        x = ops.embed(self._embed, layout.token_tensor)
         for layer, state in zip(self.layers, cache, strict=True):
             qkv = ops.linear(ops.norm(x, layer.attn_norm, eps), layer.qkv)
             q = ops.rotate_store(qkv, state, prepared, layer.head_norms)
@@ -117,7 +117,7 @@ class Transformer:
             x = layer.mlp(ops, ops.norm(x, layer.mlp_norm, eps), x)
         if not len(layout.sampled):
             return x.new_empty(0, self.config.vocab_size)
-        last = ops.norm(x.index_select(0, layout.sampled), self._norm, eps)
+        last = ops.norm(x.index_select(0, layout.sampled_tensor), self._norm, eps)
         return ops.head(last, self._head)
 
 

@@ -48,7 +48,7 @@ def test_the_default_model_builds_and_runs(default_model: ModelFiles) -> None:
 def test_options_that_cannot_work_are_refused(default_model: ModelFiles) -> None:
     with pytest.raises(ConfigError, match="block_size is 24; choose one of"):
         build_executor(default_model, **(OPTIONS | {"block_size": 24}))
-    with pytest.raises(ConfigError, match="dtype is 'int2'"):
+    with pytest.raises(ConfigError, match="weights is 'int2'"):
         build_executor(default_model, **(OPTIONS | {"weights": "int2"}))
     with pytest.raises(ConfigError, match="max_context"):
         build_executor(default_model, **(OPTIONS | {"max_context": 1 << 20}))

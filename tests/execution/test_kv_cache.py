@@ -27,9 +27,10 @@ def blocks(cache: KVCache) -> list[list[float]]:
 
 def test_size_is_what_the_plan_counts() -> None:
     cache = filled()
-    per_block = KVCache.bytes_per_block(3, SHAPE, 4, torch.float32)
-    assert cache.nbytes == 6 * per_block
-    assert per_block == 3 * 2 * 2 * 4 * 8 * 4
+    assert cache.nbytes == 6 * 3 * 2 * 2 * 4 * 8 * 4
+    assert cache.array.shape == (3, 2, 6 * 2, 4 * 8)
+    packed = KVCache(3, SHAPE, 5, 4, torch.uint8, width=100)
+    assert packed.nbytes == 6 * 3 * 2 * 2 * 100
 
 
 def test_clear() -> None:

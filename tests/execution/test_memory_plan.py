@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.execution.kv_cache import KVCache
-from headrace.execution.memory_plan import MemoryPlan, plan_memory
+from headrace.execution.memory_plan import MemoryPlan, WeightSizes, plan_memory
 from headrace.nouns.errors import ConfigError
 from tests.execution.tiny import executor, tiny_config, tiny_transformer
 
@@ -16,11 +16,14 @@ GIB = 1 << 30
 
 def plan(**changes: object) -> MemoryPlan:
     options: dict[str, object] = {
-        "itemsize": 4, "block_size": 16, "cache_itemsize": 4, "cache_bytes": None,
+        "sizes": WeightSizes(4, 4, 4), "block_size": 16, "cache_bytes": None,
         "max_context": None, "max_sequences": 8, "available": 4 * GIB,
         "available_reason": "a test",
     }  # fmt: skip
-    return plan_memory(tiny_config(), **(options | changes))  # type: ignore[arg-type]
+    chosen = options | changes
+    config = tiny_config()
+    values = config.cache_values_per_token() * int(str(chosen["block_size"]))
+    return plan_memory(config, block_bytes=4 * values, **chosen)  # type: ignore[arg-type]
 
 
 @given(
@@ -29,7 +32,7 @@ def plan(**changes: object) -> MemoryPlan:
     context=st.none() | st.integers(1, 1024),
     sequences=st.integers(1, 512),
     block_size=st.sampled_from((8, 16, 64, 256)),
-    itemsize=st.sampled_from((2, 4)),
+    weight=st.sampled_from((1.625, 2, 4)),
 )
 def test_a_plan_adds_up_or_is_refused(
     available: int,
@@ -37,18 +40,19 @@ def test_a_plan_adds_up_or_is_refused(
     context: int | None,
     sequences: int,
     block_size: int,
-    itemsize: int,
+    weight: float,
 ) -> None:
     refusal = ""
     try:
         made = plan(
             available=available, cache_bytes=cache, max_context=context,
-            max_sequences=sequences, block_size=block_size, itemsize=itemsize,
+            max_sequences=sequences, block_size=block_size,
+            sizes=WeightSizes(weight, weight, weight),
         )  # fmt: skip
     except ConfigError as error:
         refusal = str(error)
     if refusal:
-        options = ("cache_bytes", "max_context", "max_sequences", "dtype")
+        options = ("cache_bytes", "max_context", "max_sequences", "weights")
         assert any(option in refusal for option in options)
         return
     assert sum(part.bytes for part in made.parts) == available

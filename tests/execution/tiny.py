@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 
+import numpy as np
 import torch
 
 from headrace.execution.kv_cache import KVCache
@@ -12,6 +13,7 @@ from headrace.execution.local import LocalExecutor
 from headrace.kernels.dispatch import choose
 from headrace.models.config import ModelConfig, RopeConfig
 from headrace.models.transformer import Transformer
+from headrace.models.weights import StoredWeight
 from headrace.nouns.request import Request
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Sampled, Slice, Step, StepResult
@@ -43,8 +45,13 @@ class RandomWeights:
     def get(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         return self.tensors[name].to(dtype, copy=True)
 
-    def stored(self, name: str) -> object:
-        raise KeyError(name)
+    def stored_type(self, name: str) -> str:
+        return "F32"
+
+    def stored(self, name: str) -> StoredWeight:
+        tensor = self.tensors[name]
+        rows = tensor.view(-1, tensor.shape[-1]).numpy().view(np.uint8)
+        return StoredWeight("F32", tuple(tensor.shape), rows)
 
 
 def tiny_config(**changes: object) -> ModelConfig:

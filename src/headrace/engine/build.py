@@ -100,6 +100,7 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
         weights=config.weights,
         block_size=config.block_size,
         cache_bytes=config.cache_bytes,
+        cache_format=config.cache_format,
         max_context=config.max_context,
         max_sequences=config.max_sequences,
         threads=config.threads,

@@ -12,9 +12,17 @@ import torch
 from headrace.execution.kv_cache import KVCache
 from headrace.execution.local import LocalExecutor
 from headrace.execution.machine import Machine, detect_machine
-from headrace.execution.memory_plan import MemoryPlan, plan_memory
+from headrace.execution.memory_plan import MemoryPlan, WeightSizes, plan_memory
 from headrace.execution.token_budget import TokenBudget, measure_token_budget
-from headrace.kernels.dispatch import choose
+from headrace.kernels.dispatch import Format, choose, choose_format
+from headrace.models.model import Model
+from headrace.models.native import (
+    NATIVE_BLOCK,
+    NativeTransformer,
+    native_build,
+    native_cache_width,
+    native_sizes,
+)
 from headrace.models.transformer import Transformer
 from headrace.nouns.errors import ConfigError
 from headrace.sampling.sampler import Sampler
@@ -61,6 +69,7 @@ def build_executor(
     weights: str,
     block_size: int,
     cache_bytes: int | None,
+    cache_format: str = "auto",
     max_context: int | None,
     max_sequences: int,
     threads: int | None,
@@ -75,14 +84,15 @@ def build_executor(
         raise ConfigError(f"block_size is {block_size}; choose one of {BLOCK_SIZES}")
     machine = detect_machine()
     lines = [set_threads(threads, machine)]
-    dispatch = choose(weights, files.config.head_dim)
-    operators = dispatch.operators
-    lines.extend(dispatch.report)
+    config = files.config
+    chosen = choose_format(weights, config.head_dim, stored_bits(files))
+    footprint, describe, make = _plan_model(files, chosen, block_size, cache_format)
+    lines.extend(describe)
     plan = plan_memory(
-        files.config,
-        itemsize=operators.weight_dtype.itemsize,
+        config,
+        sizes=footprint.sizes,
         block_size=block_size,
-        cache_itemsize=operators.cache_dtype.itemsize,
+        block_bytes=footprint.block_bytes,
         cache_bytes=cache_bytes,
         max_context=max_context,
         max_sequences=max_sequences,
@@ -93,20 +103,73 @@ def build_executor(
     for line in lines:
         report(line)
     begun = time.perf_counter()
-    transformer = Transformer(files.config, files.weights, operators, plan.max_context)
+    model = make(plan.max_context)
     loaded = (
         f"weights loaded in {time.perf_counter() - begun:.2f} s,"
-        f" {transformer.nbytes / 2**20:.0f} MiB in memory"
+        f" {model.nbytes / 2**20:.0f} MiB in memory"
     )
     report(loaded)
     cache = KVCache(
-        files.config.num_layers, transformer.shape, plan.num_blocks, block_size,
-        operators.cache_dtype, operators.device,
+        config.num_layers, model.shape, plan.num_blocks, block_size, model.cache_dtype,
+        model.device, model.cache_width(block_size),
     )  # fmt: skip
-    executor = LocalExecutor(transformer, cache, Sampler(files.config.vocab_size))
-    name = str(operators.weight_dtype).removeprefix("torch.")
+    executor = LocalExecutor(model, cache, Sampler(config.vocab_size))
     return BuiltExecutor(
-        executor, plan.num_blocks, block_size, plan.max_context, plan, name, (*lines, loaded)
+        executor, plan.num_blocks, block_size, plan.max_context, plan, chosen.name, (*lines, loaded)
+    )
+
+
+def stored_bits(files: ModelFiles) -> float:
+    """Bits a weight in the model's files."""
+    config = files.config
+    tables = 1 if config.tied_embeddings else 2
+    count = config.num_layers * config.layer_parameters + tables * config.embedding_parameters
+    return 8 * files.weights.nbytes / count
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Memory of a model before it is made."""
+
+    sizes: WeightSizes
+    block_bytes: int
+
+
+def _plan_model(
+    files: ModelFiles, chosen: Format, block_size: int, cache_format: str
+) -> tuple[Footprint, list[str], Callable[[int], Model]]:
+    """What the model will take, lines that say what was chosen, and what makes it."""
+    config = files.config
+    rows = 2 * config.num_layers * config.num_kv_heads
+    if not chosen.native_code:
+        if cache_format != "auto" and cache_format != chosen.name:
+            raise ConfigError(
+                f"cache_format {cache_format} needs the C++ decoder; with weights {chosen.name}"
+                f" computed by torch ({chosen.why}) choose auto"
+            )
+        dispatch = choose(chosen.name, config.head_dim)
+        operators = dispatch.operators
+        size = operators.weight_dtype.itemsize
+        width = block_size * config.head_dim * operators.cache_dtype.itemsize
+        return (
+            Footprint(WeightSizes(size, size, size), rows * width),
+            [f"weights: {chosen.name} ({chosen.why})", *dispatch.report],
+            lambda context: Transformer(config, files.weights, operators, context),
+        )
+    if block_size % NATIVE_BLOCK:
+        raise ConfigError(
+            f"block_size is {block_size}; the C++ decoder takes multiples of {NATIVE_BLOCK}"
+        )
+    cache = "bf16" if cache_format == "auto" else cache_format
+    return (
+        Footprint(
+            WeightSizes(*native_sizes(files.weights, chosen.name)),
+            rows * native_cache_width(cache, block_size, config.head_dim),
+        ),
+        [f"weights: {chosen.name} ({chosen.why}), C++ kernels {native_build()}", f"cache: {cache}"],
+        lambda context: NativeTransformer(
+            config, files.weights, chosen.name, context, block_size=block_size, cache_format=cache
+        ),
     )
 
 

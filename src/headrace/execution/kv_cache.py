@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from headrace.kernels.operators import AttentionShape
 
 @dataclass(frozen=True, slots=True)
 class LayerState:
-    """Keys and values of one layer: [(blocks + 1) * K, block_size * D] each."""
+    """Keys and values of one layer: [(blocks + 1) * K, width] each."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -36,6 +38,9 @@ class KVCache:
     The pool in memory/ says who owns a block; here they are only numbers. A block is cleared when
     its first slot is about to be written, so that nothing a former owner left (a NaN times zero is
     a NaN) can reach another sequence.
+
+    Each key/value head of a block is a row. ``width`` is its length in values of ``dtype``:
+    block_size * D of numbers, or what kernels with a layout of their own ask for.
     """
 
     def __init__(
@@ -46,22 +51,22 @@ class KVCache:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        width: int | None = None,
     ) -> None:
         self.num_blocks, self.block_size = num_blocks, block_size
         self.null_block = num_blocks
         self._heads = shape.kv_heads
-        rows, width = (num_blocks + 1) * shape.kv_heads, block_size * shape.head_dim
+        rows, width = (num_blocks + 1) * shape.kv_heads, width or block_size * shape.head_dim
         self._data = _zeros((num_layers, 2, rows, width), dtype).to(device)
         self.layers: tuple[LayerState, ...] = tuple(
             LayerState(layer[0], layer[1]) for layer in self._data
         )
 
-    @staticmethod
-    def bytes_per_block(
-        num_layers: int, shape: AttentionShape, block_size: int, dtype: torch.dtype
-    ) -> int:
-        values = num_layers * 2 * shape.kv_heads * block_size * shape.head_dim
-        return values * dtype.itemsize
+    @cached_property
+    def array(self) -> np.ndarray[tuple[int, ...], np.dtype[Any]]:
+        """The memory of all layers as an array [layers, 2, (blocks + 1) * K, width]; CPU only."""
+        array: np.ndarray[tuple[int, ...], np.dtype[Any]] = self._data.numpy()
+        return array
 
     @property
     def nbytes(self) -> int:
@@ -70,6 +75,7 @@ class KVCache:
     def free(self) -> None:
         """Gives the memory back; the cache cannot be used afterwards."""
         self.layers = ()
+        self.__dict__.pop("array", None)
         self._data = self._data.new_empty(0)
 
     def _rows(self, blocks: Sequence[int]) -> torch.Tensor:
@@ -80,7 +86,7 @@ class KVCache:
     def clear(self, blocks: Sequence[int]) -> None:
         """Fill blocks with zeros in every layer."""
         if blocks:
-            self._data.index_fill_(2, self._rows(blocks), 0.0)
+            self._data.index_fill_(2, self._rows(blocks), 0)
 
     def copy(self, moves: Sequence[tuple[int, int]]) -> None:
         """Copy blocks (source, destination) in every layer; sources are read before any write."""

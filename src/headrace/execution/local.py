@@ -13,6 +13,8 @@ import torch
 from headrace.execution.batch import Batch, build_batch
 from headrace.execution.kv_cache import KVCache
 from headrace.execution.profile import Profile, ProfiledOperators
+from headrace.models.model import Model
+from headrace.models.native import NativeTransformer
 from headrace.models.transformer import Transformer
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Sampled, Step, StepResult
@@ -43,7 +45,7 @@ class LocalExecutor:
 
     depth = 1
 
-    def __init__(self, transformer: Transformer, cache: KVCache, sampler: LogitsSampler) -> None:
+    def __init__(self, transformer: Model, cache: KVCache, sampler: LogitsSampler) -> None:
         self.transformer, self.cache, self.sampler = transformer, cache, sampler
         self._pending: tuple[Step, Batch | str, float] | None = None
         self._profile: Profile | None = None
@@ -53,7 +55,7 @@ class LocalExecutor:
         if self._pending is not None:
             raise RuntimeError("a step is in flight; collect it before submitting another")
         start = time.perf_counter()
-        operators = self.transformer.operators
+        model = self.transformer
         # Now, and outside the net below: a step that is computed again must not copy again, since
         # what a copy was made from may be overwritten by then.
         self.cache.copy(step.copies)
@@ -63,8 +65,8 @@ class LocalExecutor:
                 step,
                 self.cache.block_size,
                 self.cache.null_block,
-                operators.padded_rows,
-                operators.device,
+                model.padded_rows,
+                model.device,
             )
         except Exception as error:
             log.exception("step %d cannot be laid out", step.id)
@@ -97,7 +99,7 @@ class LocalExecutor:
     @torch.inference_mode()
     def _run(self, batch: Batch) -> tuple[Sampled | None, ...]:
         self.cache.clear(batch.fresh)
-        logits = self.transformer.forward(batch.layout, self.cache.layers)
+        logits = self.transformer.forward(batch.layout, self.cache)
         start = time.perf_counter()
         chosen = self.sampler.sample(logits, list(batch.sequences))
         if self._profile is not None:
@@ -119,15 +121,21 @@ class LocalExecutor:
     @contextmanager
     def profile(self) -> Iterator[Profile]:
         """Book the time of every operator of the steps run inside; costs under 1 % of a step."""
-        operators = self.transformer.operators
-        profile = Profile()
+        profile, model = Profile(), self.transformer
         self._profile = profile
-        self.transformer.operators = ProfiledOperators(operators, profile)
+        if isinstance(model, NativeTransformer):
+            model.on_spans = profile.book_spans
+        elif isinstance(model, Transformer):
+            operators = model.operators
+            model.operators = ProfiledOperators(operators, profile)
         try:
             yield profile
         finally:
-            self.transformer.operators = operators
             self._profile = None
+            if isinstance(model, NativeTransformer):
+                model.on_spans = None
+            elif isinstance(model, Transformer):
+                model.operators = operators
 
 
 def _describe(error: Exception) -> str:

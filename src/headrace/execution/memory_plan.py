@@ -26,6 +26,15 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightSizes:
+    """Bytes a value in memory: of the layers' matrices, the embedding table, the output matrix."""
+
+    layers: float
+    embedding: float
+    head: float
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """Weights, cache, workspace and spare; they add up to the memory available.
 
@@ -53,14 +62,14 @@ class MemoryPlan:
         return [head, *(f"  {p.name:<10}{_size(p.bytes):>10}  {p.reason}" for p in self.parts)]
 
 
-def weight_bytes(config: ModelConfig, itemsize: int, max_context: int) -> Part:
+def weight_bytes(config: ModelConfig, sizes: WeightSizes, max_context: int) -> Part:
     """Packed matrices, the embedding twice (as table and as output matrix), rope tables."""
-    matrices = config.num_layers * config.layer_parameters * itemsize
-    tables = 2 * config.embedding_parameters * itemsize
+    matrices = round(config.num_layers * config.layer_parameters * sizes.layers)
+    tables = round(config.embedding_parameters * (sizes.embedding + sizes.head))
     rope = 2 * max_context * config.head_dim * FLOAT32
     reason = (
         f"{config.num_layers} layers {_size(matrices)}, embedding and output matrix"
-        f" {_size(tables)}, rotation tables {_size(rope)}; {itemsize} bytes a weight"
+        f" {_size(tables)}, rotation tables {_size(rope)}; {sizes.layers:g} bytes a weight"
     )
     return Part("weights", matrices + tables + rope, reason)
 
@@ -83,9 +92,9 @@ def workspace_bytes(config: ModelConfig, max_sequences: int) -> Part:
 def plan_memory(
     config: ModelConfig,
     *,
-    itemsize: int,
+    sizes: WeightSizes,
     block_size: int,
-    cache_itemsize: int,
+    block_bytes: int,
     cache_bytes: int | None,
     max_context: int | None,
     max_sequences: int,
@@ -94,29 +103,28 @@ def plan_memory(
 ) -> MemoryPlan:
     """Divide the memory available.
 
-    ``itemsize`` and ``cache_itemsize`` are bytes a weight and a cached number; ``max_context`` None
+    ``block_bytes`` is what a block of ``block_size`` tokens takes; ``max_context`` None
     means the model's, or what the cache can hold.
     Raises ConfigError naming the option to change when something does not fit.
     """
     context = _context(config, max_context)
-    weights = weight_bytes(config, itemsize, context)
+    weights = weight_bytes(config, sizes, context)
     workspace = workspace_bytes(config, max_sequences)
     spare = int(available * SPARE_SHARE)
     free = available - weights.bytes - workspace.bytes - spare
-    per_block = config.cache_values_per_token() * cache_itemsize * block_size
-    if free < 2 * per_block:
+    if free < 2 * block_bytes:
         raise ConfigError(
             f"the model does not fit: weights {_size(weights.bytes)} and workspace"
             f" {_size(workspace.bytes)} of {_size(available)} ({available_reason}) leave no"
             " room for a cache; choose weights int8 or bf16, fewer max_sequences or a smaller model"
         )
     wanted, reason = _cache(
-        config, cache_bytes, context, max_sequences, free, per_block, block_size
+        config, cache_bytes, context, max_sequences, free, block_bytes, block_size
     )
-    num_blocks = wanted // per_block - 1  # one block stays zero
+    num_blocks = wanted // block_bytes - 1  # one block stays zero
     held = num_blocks * block_size
     if num_blocks < 1 or (max_context is not None and held < context):
-        need = (-(-context // block_size) + 1) * per_block
+        need = (-(-context // block_size) + 1) * block_bytes
         raise ConfigError(
             f"a cache of {_size(wanted)} holds {max(held, 0)} tokens, less than one sequence of"
             f" max_context {context}; give --cache (cache_bytes) at least {-(-need >> 20)}MiB or"
@@ -124,7 +132,7 @@ def plan_memory(
         )
     if held < context:
         reason += f"; max_context lowered from {context} to what it holds"
-    used = (num_blocks + 1) * per_block
+    used = (num_blocks + 1) * block_bytes
     parts = (
         weights,
         Part("cache", used, f"{num_blocks} blocks of {block_size} tokens; {reason}"),
@@ -147,7 +155,7 @@ def _context(config: ModelConfig, asked: int | None) -> int:
 
 def _cache(
     config: ModelConfig, asked: int | None, context: int, max_sequences: int, free: int,
-    per_block: int, block_size: int,
+    block_bytes: int, block_size: int,
 ) -> tuple[int, str]:  # fmt: skip
     if asked is not None:
         if asked > free:
@@ -160,14 +168,14 @@ def _cache(
     length = min(context, SEQUENCE_TOKENS)
     wanted = (
         max(max_sequences * -(-length // block_size), -(-context // block_size)) + 1
-    ) * per_block
+    ) * block_bytes
     share = int(free * CACHE_SHARE)
     if wanted <= share:
         return wanted, (
             f"room for {max_sequences} sequences of {length} tokens, or one of {context};"
             " more with --cache (cache_bytes)"
         )
-    return max(share, 2 * per_block), (
+    return max(share, 2 * block_bytes), (
         f"{CACHE_SHARE:.0%} of what weights and workspace leave; more with --cache (cache_bytes)"
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -39,6 +39,11 @@ class Profile:
     def book(self, name: str, seconds: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         self.calls[name] = self.calls.get(name, 0) + 1
+
+    def book_spans(self, spans: Sequence[tuple[str, int, int, int]]) -> None:
+        """Add (operator, layer, start, end) in nanoseconds."""
+        for name, _, start, end in spans:
+            self.book(name, (end - start) * 1e-9)
 
     def timed(self, name: str, call: Callable[[], T]) -> T:
         """The result of ``call``, its time booked under ``name``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,12 +12,12 @@ from headrace.kernels.operators import (
     Activation,
     AttentionShape,
     HeadNorms,
-    LayerCache,
     Operators,
     Weight,
 )
 from headrace.kernels.rope import rope_tables
 from headrace.models.config import ModelConfig
+from headrace.models.model import ModelCache
 from headrace.models.weights import WeightReader
 
 
@@ -96,21 +95,37 @@ class Transformer:
         )
 
     @property
+    def device(self) -> torch.device:
+        return self.operators.device
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        return self.operators.cache_dtype
+
+    def cache_width(self, block_size: int) -> int:
+        """Values of a cache row, which holds one block of one key/value head."""
+        return block_size * self.shape.head_dim
+
+    def padded_rows(self, rows: int) -> int:
+        """See Operators.padded_rows."""
+        return self.operators.padded_rows(rows)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of weights and tables in memory."""
         fixed = self._embed.nbytes + self._head.nbytes + self.rope.nbytes
         return fixed + sum(layer.nbytes for layer in self.layers)
 
     @torch.inference_mode()
-    def forward(self, layout: Layout, cache: Sequence[LayerCache]) -> torch.Tensor:
-        """Compute the layout's rows, writing their state to ``cache`` (an entry a layer).
+    def forward(self, layout: Layout, cache: ModelCache) -> torch.Tensor:
+        """Compute the layout's rows, writing their state to ``cache``.
 
         Returns the logits of the sampled rows, float32 [samples, V].
         """
         ops, eps = self.operators, self.config.norm_eps
         prepared = ops.prepare(layout, self.shape, self.rope)
         x = ops.embed(self._embed, layout.token_tensor)
-        for layer, state in zip(self.layers, cache, strict=True):
+        for layer, state in zip(self.layers, cache.layers, strict=True):
             qkv = ops.linear(ops.norm(x, layer.attn_norm, eps), layer.qkv)
             q = ops.rotate_store(qkv, state, prepared, layer.head_norms)
             x = ops.linear_add(ops.attention(q, state, prepared), layer.o, x)

@@ -8,6 +8,7 @@ bit for bit. Other counts are padded up to the next rung, larger ones are cut.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import torch
 
@@ -24,6 +25,26 @@ def has_packed(dtype: torch.dtype = torch.float32) -> bool:
     if not (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
     return dtype is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def on_ladder(product: Product, x: torch.Tensor, rungs: Sequence[int]) -> torch.Tensor:
+    """``product`` of x [R, ..], called with row counts of ``rungs`` (ascending) only."""
+    rows = x.shape[0]
+    if rows in rungs:
+        return product(x)
+    top = rungs[-1]
+    if rows > top:
+        pieces = [on_ladder(product, x[i : i + top], rungs) for i in range(0, rows, top)]
+        return torch.cat(pieces)
+    rung = next(r for r in rungs if r > rows)
+    filled = torch.cat((x, x.new_zeros(rung - rows, *x.shape[1:])))
+    return product(filled)[:rows]
+
+
+def ladder_rows(rows: int, rungs: Sequence[int]) -> int:
+    """The fewest rows from ``rows`` on that are whole top rungs and one rung more, or none."""
+    rest = rows % rungs[-1]
+    return rows if rest == 0 else rows - rest + next(r for r in rungs if r >= rest)
 
 
 class PackedLinear:
@@ -56,14 +77,7 @@ class PackedLinear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [R, K] -> [R, N]; row r depends on x[r] only."""
-        rows = x.shape[0]
-        if rows in self.rungs:
-            return self.raw(x)
-        top = self.rungs[-1]
-        if rows > top:
-            return torch.cat([self(x[i : i + top]) for i in range(0, rows, top)])
-        rung = next(r for r in self.rungs if r > rows)
-        return self.raw(torch.nn.functional.pad(x, (0, 0, 0, rung - rows)))[:rows]
+        return on_ladder(self.raw, x, self.rungs)
 
 
 class PackedHead(PackedLinear):
@@ -105,7 +119,14 @@ def agreeing_rungs(product: Product, x: torch.Tensor, rungs: Sequence[int]) -> t
     return tuple(sorted(best[1]))
 
 
-def common_rungs(weights: Iterable[PackedLinear]) -> tuple[int, ...]:
+class OnLadder(Protocol):
+    """A weight that is multiplied with certain row counts only."""
+
+    @property
+    def rungs(self) -> tuple[int, ...]: ...
+
+
+def common_rungs(weights: Iterable[OnLadder]) -> tuple[int, ...]:
     """Row counts every weight may be called with, smallest first; empty when there are none."""
     common: set[int] | None = None
     for weight in weights:

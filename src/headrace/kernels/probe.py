@@ -6,7 +6,12 @@ import torch
 
 
 def cancelling_rows(
-    rows: int, columns: int, size: int, dtype: torch.dtype, seed: int = 0
+    rows: int,
+    columns: int,
+    size: int,
+    dtype: torch.dtype,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x [rows, size] and w [columns, size] with x w^T = 0 but for the rounding of its sums.
 
@@ -15,10 +20,10 @@ def cancelling_rows(
     ordinary operands nearly all would look the same. (With the halves in the same order a kernel
     that sums them apart would cancel exactly, and show nothing.)
     """
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(size, generator=generator)
-    x = torch.randn(rows, size // 2, generator=generator)
-    w = torch.randn(columns, size // 2, generator=generator)
+    generator = torch.Generator(device).manual_seed(seed)
+    order = torch.randperm(size, generator=generator, device=device)
+    x = torch.randn(rows, size // 2, generator=generator, device=device)
+    w = torch.randn(columns, size // 2, generator=generator, device=device)
     odd = size % 2
     x = torch.cat((x, -x, x[:, :odd]), 1)[:, order]
     w = torch.cat((w, w, 0 * w[:, :odd]), 1)[:, order]

@@ -14,7 +14,7 @@ import torch
 
 from headrace.kernels.attention import AttentionPlan, attend, plan_attention
 from headrace.kernels.layout import Layout
-from headrace.kernels.linear import PackedHead, PackedLinear, RungTable, common_rungs
+from headrace.kernels.linear import PackedHead, PackedLinear, RungTable, common_rungs, ladder_rows
 from headrace.kernels.operators import AttentionShape, HeadNorms, LayerCache, RopeTables
 from headrace.kernels.products import Products
 
@@ -83,13 +83,7 @@ class ReferenceOperators:
         if self._step_rungs is None:
             self._step_rungs = common_rungs(self._packed)
         rungs = self._step_rungs
-        if not rungs:
-            return max(rows, 2)
-        top = rungs[-1]
-        rest = rows % top
-        if rest == 0:
-            return rows
-        return rows - rest + next(r for r in rungs if r >= rest)
+        return ladder_rows(rows, rungs) if rungs else max(rows, 2)
 
     def prepare(self, layout: Layout, shape: AttentionShape, rope: RopeTables) -> Prepared:
         rows, heads, size = layout.rows, shape.kv_heads, layout.block_size

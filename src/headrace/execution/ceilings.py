@@ -43,10 +43,10 @@ def measure_ceilings(machine: Machine, seconds: float = 0.5) -> list[Ceiling]:
     ]
 
 
-def read_bandwidth(machine: Machine, seconds: float) -> Ceiling:
+def read_bandwidth(machine: Machine, seconds: float, threads: int | None = None) -> Ceiling:
     """Bytes read per second from memory, all threads together, each from its own buffer."""
     name, unit = "memory read", "GB/s"
-    threads = machine.threads
+    threads = threads or machine.threads
     size = _buffer_bytes(machine) // threads // 4096 * 4096
     if size < _MIB:
         return Ceiling(name, None, unit, "too little memory is free to measure with")

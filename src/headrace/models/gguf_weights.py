@@ -101,6 +101,9 @@ class GgufWeights:
                 flat[row : row + step] = torch.from_numpy(values).view(-1, flat.shape[1])
         return out
 
+    def stored_type(self, name: str) -> str:
+        return self._infos[name].type.name
+
     def stored(self, name: str) -> StoredWeight:
         import numpy as np
 

@@ -106,6 +106,9 @@ class HfWeights:
     def get(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         return self._read(self._places[name]).to(dtype, copy=True)
 
+    def stored_type(self, name: str) -> str:
+        return self._places[name].dtype
+
     def stored(self, name: str) -> StoredWeight:
         import torch
 

@@ -50,6 +50,10 @@ class WeightReader(Protocol):
         """
         ...
 
+    def stored_type(self, name: str) -> str:
+        """``StoredWeight.type`` of a weight, without reading it."""
+        ...
+
     def stored(self, name: str) -> StoredWeight:
         """The weight in the file's own format, for kernels that compute in it. Raises as get."""
         ...

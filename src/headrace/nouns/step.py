@@ -50,6 +50,16 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What a step has to do at least: ``operations`` (a multiplication and an addition are two),
+    ``bytes`` to and from memory, and the ``seconds`` that the machine needs for both."""
+
+    operations: float
+    bytes: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Sampled:
     """The token that a sampling slice chose, or the error that ends its sequence.
 
@@ -67,10 +77,12 @@ class StepResult:
     """What an executor made of a step: one entry per slice, None where nothing was sampled.
 
     ``elapsed`` is the step's own time in seconds. ``error`` is set when the step as a whole
-    failed; then every sequence in it ends with that error and nothing was computed.
+    failed; then every sequence in it ends with that error and nothing was computed. ``work`` is
+    what it had to do, where the executor knows the machine's limits.
     """
 
     step_id: int
     sampled: tuple[Sampled | None, ...]
     elapsed: float = 0.0
     error: str | None = None
+    work: Work | None = None

@@ -184,6 +184,9 @@ class Scheduler:
                 self._gain(seq, sampled, now, stopper)
                 gains.append(Gain(seq, sampled))
         data = {"tokens": step.tokens, "elapsed": result.elapsed, "gains": len(gains)}
+        if result.work is not None and result.error is None:
+            work = result.work
+            data |= {"operations": work.operations, "bytes": work.bytes, "limit": work.seconds}
         reason = result.error or step.reason
         self._emit(Event(Kind.RAN, now, step_id=step.id, reason=reason, data=data))
         return gains

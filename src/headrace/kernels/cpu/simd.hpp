@@ -8,6 +8,10 @@
 //   F32, I32      16 floats, 16 int32           B64   64 bytes of packed weights
 //   dot_i8        acc[l] += sum over j < 4 of w.u8[4 l + j] * x.s8[j], exact
 //   dot_bf16      acc[l] += w.bf16[2 l] * x.bf16[0] + w.bf16[2 l + 1] * x.bf16[1]
+//   split_nibbles 64 bytes of nibbles: byte j of a lane holds columns j (low) and 4 + j (high)
+//   step_nibbles  likewise, each nibble as the byte ((dq q + mq) mod 2^16) >> 8; dq and mq hold a
+//                 16-bit number twice in every lane, as twice_low and twice_high make them
+//   low_half, high_half, load_half   finite IEEE half numbers to floats
 //   sum, highest  over the lanes, in one fixed order
 #pragma once
 

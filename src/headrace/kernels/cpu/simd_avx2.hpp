@@ -126,7 +126,59 @@ inline void store_bf16(uint16_t* p, F32 x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xd8));
 }
 
+inline void store64(void* p, B64 x) { store_i32(static_cast<int32_t*>(p), x); }
 inline B64 broadcast4(uint32_t x) { return set1_i32(static_cast<int>(x)); }
+
+inline void split_nibbles(B64 q, B64& low, B64& high) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    low = {_mm256_and_si256(q.a, mask), _mm256_and_si256(q.b, mask)};
+    high = {_mm256_and_si256(_mm256_srli_epi16(q.a, 4), mask),
+            _mm256_and_si256(_mm256_srli_epi16(q.b, 4), mask)};
+}
+inline B64 twice_low(B64 x) {
+    const __m256i order = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13));
+    return {_mm256_shuffle_epi8(x.a, order), _mm256_shuffle_epi8(x.b, order)};
+}
+inline B64 twice_high(B64 x) {
+    const __m256i order = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(2, 3, 2, 3, 6, 7, 6, 7, 10, 11, 10, 11, 14, 15, 14, 15));
+    return {_mm256_shuffle_epi8(x.a, order), _mm256_shuffle_epi8(x.b, order)};
+}
+inline __m256i step_bytes(__m256i even, __m256i odd, __m256i dq, __m256i mq) {
+    even = _mm256_add_epi16(_mm256_mullo_epi16(even, dq), mq);
+    odd = _mm256_add_epi16(_mm256_mullo_epi16(odd, dq), mq);
+    const __m256i high = _mm256_set1_epi16(static_cast<int16_t>(0xff00));
+    return _mm256_or_si256(_mm256_srli_epi16(even, 8), _mm256_and_si256(odd, high));
+}
+inline void step_half(__m256i q, __m256i dq, __m256i mq, __m256i& low, __m256i& high) {
+    const __m256i mask = _mm256_set1_epi16(15);
+    low = step_bytes(_mm256_and_si256(q, mask), _mm256_and_si256(_mm256_srli_epi16(q, 8), mask),
+                     dq, mq);
+    high = step_bytes(_mm256_and_si256(_mm256_srli_epi16(q, 4), mask), _mm256_srli_epi16(q, 12),
+                      dq, mq);
+}
+inline void step_nibbles(B64 q, B64 dq, B64 mq, B64& low, B64& high) {
+    step_half(q.a, dq.a, mq.a, low.a, high.a);
+    step_half(q.b, dq.b, mq.b, low.b, high.b);
+}
+
+inline __m256 half_to_float(__m256i h) {
+    // Exact: the exponent is moved by a multiplication. For finite numbers.
+    const __m256i magnitude = _mm256_slli_epi32(_mm256_and_si256(h, _mm256_set1_epi32(0x7fff)), 13);
+    const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(h, _mm256_set1_epi32(0x8000)), 16);
+    const __m256 value = _mm256_mul_ps(_mm256_castsi256_ps(magnitude), _mm256_set1_ps(0x1p112f));
+    return _mm256_or_ps(value, _mm256_castsi256_ps(sign));
+}
+inline F32 load_half(const void* p) {
+    const __m128i* q = static_cast<const __m128i*>(p);
+    return {half_to_float(_mm256_cvtepu16_epi32(_mm_loadu_si128(q))),
+            half_to_float(_mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1)))};
+}
+inline F32 low_half(B64 x) { return {half_to_float(x.a), half_to_float(x.b)}; }
+inline F32 high_half(B64 x) {
+    return {half_to_float(_mm256_srli_epi32(x.a, 16)), half_to_float(_mm256_srli_epi32(x.b, 16))};
+}
 
 inline __m256i dot_i8_half(__m256i acc, __m256i w, __m256i x) {
     // Not vpmaddubsw: it saturates.

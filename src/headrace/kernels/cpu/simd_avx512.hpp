@@ -69,7 +69,41 @@ inline void store_bf16(uint16_t* p, F32 a) {
 }
 
 inline B64 load64(const void* p) { return _mm512_loadu_si512(p); }
+inline void store64(void* p, B64 a) { _mm512_storeu_si512(p, a); }
 inline B64 broadcast4(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
+
+// 64 bytes of nibbles are 8 columns of each lane: byte j of a lane has column j low, 4 + j high.
+inline void split_nibbles(B64 q, B64& low, B64& high) {
+    const __m512i mask = set1_i32(0x0f0f0f0f);
+    low = _mm512_and_si512(q, mask);
+    high = _mm512_and_si512(_mm512_srli_epi16(q, 4), mask);
+}
+inline B64 twice_low(B64 a) {
+    return _mm512_shuffle_epi8(
+        a, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13)));
+}
+inline B64 twice_high(B64 a) {
+    return _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(_mm_setr_epi8(
+                                      2, 3, 2, 3, 6, 7, 6, 7, 10, 11, 10, 11, 14, 15, 14, 15)));
+}
+inline B64 step_bytes(B64 even, B64 odd, B64 dq, B64 mq) {
+    even = _mm512_add_epi16(_mm512_mullo_epi16(even, dq), mq);
+    odd = _mm512_add_epi16(_mm512_mullo_epi16(odd, dq), mq);
+    return _mm512_ternarylogic_epi32(_mm512_srli_epi16(even, 8), odd, set1_i32(static_cast<int>(0xff00ff00u)), 0xf8);
+}
+inline void step_nibbles(B64 q, B64 dq, B64 mq, B64& low, B64& high) {
+    const __m512i mask = set1_i32(0x000f000f);
+    low = step_bytes(_mm512_and_si512(q, mask),
+                     _mm512_and_si512(_mm512_srli_epi16(q, 8), mask), dq, mq);
+    high = step_bytes(_mm512_and_si512(_mm512_srli_epi16(q, 4), mask), _mm512_srli_epi16(q, 12),
+                      dq, mq);
+}
+
+inline F32 load_half(const void* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+}
+inline F32 low_half(B64 a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }
+inline F32 high_half(B64 a) { return low_half(_mm512_srli_epi32(a, 16)); }
 
 // GCC 12 spills accumulators of these products when they are written as intrinsics, which halves
 // their rate; as assembly they stay in registers.

@@ -143,7 +143,55 @@ inline void store_bf16(uint16_t* p, F32 a) {
     }
 }
 
+inline void store64(void* p, B64 a) { std::memcpy(p, &a, 64); }
 inline B64 broadcast4(uint32_t x) { return set1_i32(static_cast<int32_t>(x)); }
+
+inline void split_nibbles(B64 q, B64& low, B64& high) {
+    for (int i = 0; i < 16; ++i) {
+        low.v[i] = q.v[i] & 0x0f0f0f0f;
+        high.v[i] = (q.v[i] >> 4) & 0x0f0f0f0f;
+    }
+}
+inline B64 twice_low(B64 a) {
+    return lanes<B64>([&](int i) {
+        const uint32_t x = static_cast<uint32_t>(a.v[i]);
+        return static_cast<int32_t>((x & 0xffffu) | x << 16);
+    });
+}
+inline B64 twice_high(B64 a) {
+    return lanes<B64>([&](int i) {
+        const uint32_t x = static_cast<uint32_t>(a.v[i]);
+        return static_cast<int32_t>(x >> 16 | (x & 0xffff0000u));
+    });
+}
+inline void step_nibbles(B64 q, B64 dq, B64 mq, B64& low, B64& high) {
+    uint8_t in[64], out[2][64];
+    std::memcpy(in, &q, 64);
+    for (int i = 0; i < 64; ++i) {
+        const uint32_t d = static_cast<uint32_t>(dq.v[i / 4]), m = static_cast<uint32_t>(mq.v[i / 4]);
+        out[0][i] = static_cast<uint8_t>((d * (in[i] & 15u) + m) >> 8);
+        out[1][i] = static_cast<uint8_t>((d * (in[i] >> 4) + m) >> 8);
+    }
+    low = load64(out[0]);
+    high = load64(out[1]);
+}
+
+inline float half_to_float(uint32_t h) {
+    // Exact: the exponent is moved by a multiplication. For finite numbers.
+    const float value = bits_to_float((h & 0x7fffu) << 13) * 0x1p112f;
+    return bits_to_float(float_to_bits(value) | (h & 0x8000u) << 16);
+}
+inline F32 load_half(const void* p) {
+    uint16_t h[16];
+    std::memcpy(h, p, 32);
+    return lanes<F32>([&](int i) { return half_to_float(h[i]); });
+}
+inline F32 low_half(B64 a) {
+    return lanes<F32>([&](int i) { return half_to_float(static_cast<uint32_t>(a.v[i])); });
+}
+inline F32 high_half(B64 a) {
+    return lanes<F32>([&](int i) { return half_to_float(static_cast<uint32_t>(a.v[i]) >> 16); });
+}
 
 inline void dot_i8(I32& acc, B64 w, B64 x) {
     uint8_t a[64];

@@ -1,0 +1,114 @@
+// Sums of int8 products: a tile is some rows by one panel. Per block of 64 columns an exact integer,
+// then one float fused multiply-add, block by block in ascending order.
+#pragma once
+
+#include "kernels.hpp"
+#include "simd.hpp"
+#include "weight.hpp"
+
+namespace headrace {
+namespace HEADRACE_ISA {
+
+// Rows of a tile: integer and float sums of a panel for each must fit the registers.
+constexpr int INT8_ROWS = REGISTERS >= 32 ? 6 : 2;
+constexpr int NIBBLE_ROWS = REGISTERS >= 32 ? 4 : 2;  // fewer, as opening nibbles takes registers
+
+// Where weights of a panel come from, 8 columns at a time: quads of columns by halves of the panel.
+struct FromBytes {
+    const uint8_t* panel;
+    struct Block {
+        const uint8_t* at;
+        void read(int eight, B64 (&w)[2][2]) const {
+            const uint8_t* p = at + 256 * eight;
+            w[0][0] = load64(p);
+            w[0][1] = load64(p + 64);
+            w[1][0] = load64(p + 128);
+            w[1][1] = load64(p + 192);
+        }
+    };
+    Block block(int b) const { return {panel + static_cast<size_t>(b) * (32 * PANEL)}; }
+};
+
+struct FromNibbles {
+    const uint8_t* panel;
+    struct Block {
+        const uint8_t* at;
+        B64 dq[2], mq[2];
+        void read(int eight, B64 (&w)[2][2]) const {
+            const uint8_t* p = at + 128 * eight;
+            step_nibbles(load64(p), dq[0], mq[0], w[0][0], w[1][0]);
+            step_nibbles(load64(p + 64), dq[1], mq[1], w[0][1], w[1][1]);
+        }
+    };
+    Block block(int b) const {
+        const uint8_t* at = panel + static_cast<size_t>(b) * FEW_BYTES;
+        const B64 first = load64(at), second = load64(at + 64);
+        return {at + 128,
+                {twice_low(first), twice_low(second)},
+                {twice_high(first), twice_high(second)}};
+    }
+};
+
+template <int ROWS, class Source>
+inline void sum_int8(const Source& source, const Rows& x, int row, F32 (&sums)[ROWS][2]) {
+    constexpr int SETS = ROWS <= 2 ? 2 : 1;  // few sums wait for one another
+    const size_t stride = x.stride();
+    const int blocks = x.blocks();
+    const uint8_t* rows = x.data + stride * static_cast<size_t>(row);
+    const float* scale = x.scale + static_cast<size_t>(row) * blocks;
+    const int32_t* total = x.sum + static_cast<size_t>(row) * blocks;
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) sums[r][0] = sums[r][1] = set1(0.0f);
+    for (int b = 0; b < blocks; ++b) {
+        I32 part[SETS][ROWS][2];
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) {
+            part[0][r][0] = part[0][r][1] = set1_i32(-128 * total[r * blocks + b]);
+            if (SETS == 2) part[SETS - 1][r][0] = part[SETS - 1][r][1] = set1_i32(0);
+        }
+        for (int h = 0; h < 2; ++h) {
+            const typename Source::Block block = source.block(2 * b + h);
+            const uint8_t* columns = rows + 64 * b + 32 * h;
+            for (int eight = 0; eight < 4; ++eight) {
+                B64 w[2][2];
+                block.read(eight, w);
+#pragma GCC unroll 2
+                for (int q = 0; q < 2; ++q)
+#pragma GCC unroll 8
+                    for (int r = 0; r < ROWS; ++r) {
+                        const B64 v = broadcast4(load_u32(columns + stride * r + 8 * eight + 4 * q));
+                        dot_i8(part[q % SETS][r][0], w[q][0], v);
+                        dot_i8(part[q % SETS][r][1], w[q][1], v);
+                    }
+            }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) {
+            const F32 s = set1(scale[r * blocks + b]);
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; ++half) {
+                I32 all = part[0][r][half];
+                if (SETS == 2) all = add_i32(all, part[SETS - 1][r][half]);
+                sums[r][half] = fma(to_float(all), s, sums[r][half]);
+            }
+        }
+    }
+}
+
+// The panel's bytes from its nibbles.
+inline void expand_nibbles(const FromNibbles& source, int width, uint8_t* bytes) {
+    for (int b = 0; b < width / 32; ++b) {
+        const FromNibbles::Block block = source.block(b);
+        for (int eight = 0; eight < 4; ++eight, bytes += 256) {
+            B64 w[2][2];
+            block.read(eight, w);
+            store64(bytes, w[0][0]);
+            store64(bytes + 64, w[0][1]);
+            store64(bytes + 128, w[1][0]);
+            store64(bytes + 192, w[1][1]);
+        }
+    }
+}
+
+}  // namespace HEADRACE_ISA
+}  // namespace headrace

@@ -12,7 +12,9 @@ import torch
 
 from headrace.execution.batch import Batch, build_batch
 from headrace.execution.kv_cache import KVCache
-from headrace.execution.profile import Profile, ProfiledOperators
+from headrace.execution.limits import Limits
+from headrace.execution.profile import NO_LAYER, Profile
+from headrace.execution.profiled_operators import ProfiledOperators
 from headrace.models.model import Model
 from headrace.models.native import NativeTransformer
 from headrace.models.transformer import Transformer
@@ -45,16 +47,24 @@ class LocalExecutor:
 
     depth = 1
 
-    def __init__(self, transformer: Model, cache: KVCache, sampler: LogitsSampler) -> None:
+    def __init__(
+        self,
+        transformer: Model,
+        cache: KVCache,
+        sampler: LogitsSampler,
+        limits: Limits | None = None,
+    ) -> None:
+        """With ``limits`` every result says what the step had to do (``StepResult.work``)."""
         self.transformer, self.cache, self.sampler = transformer, cache, sampler
-        self._pending: tuple[Step, Batch | str, float] | None = None
+        self.limits = limits
+        self._pending: tuple[Step, Batch | str, int, int] | None = None
         self._profile: Profile | None = None
 
     def submit(self, step: Step) -> None:
         """Raises RuntimeError if a step is already in flight."""
         if self._pending is not None:
             raise RuntimeError("a step is in flight; collect it before submitting another")
-        start = time.perf_counter()
+        start = time.monotonic_ns()
         model = self.transformer
         # Now, and outside the net below: a step that is computed again must not copy again, since
         # what a copy was made from may be overwritten by then.
@@ -71,15 +81,15 @@ class LocalExecutor:
         except Exception as error:
             log.exception("step %d cannot be laid out", step.id)
             batch = _describe(error)
-        self._pending = (step, batch, time.perf_counter() - start)
+        self._pending = (step, batch, start, time.monotonic_ns())
 
     def collect(self) -> StepResult:
         """Raises RuntimeError if no step is in flight."""
         if self._pending is None:
             raise RuntimeError("no step is in flight; submit one first")
-        step, batch, laid_out = self._pending
+        step, batch, submitted, laid_out = self._pending
         self._pending = None
-        start = time.perf_counter()
+        start = time.monotonic_ns()
         sampled: tuple[Sampled | None, ...] = (None,) * len(step.slices)
         error = batch if isinstance(batch, str) else None
         if not isinstance(batch, str):
@@ -88,22 +98,25 @@ class LocalExecutor:
             except Exception as failure:
                 log.exception("step %d failed", step.id)
                 error = _describe(failure)
-        elapsed = laid_out + time.perf_counter() - start
+        work = None
+        if self.limits is not None and not isinstance(batch, str):
+            layout = batch.layout
+            work = self.limits.work(layout.starts, layout.lengths, len(layout.sampled))
+        end = time.monotonic_ns()
         if self._profile is not None:
-            self._profile.steps += 1
-            self._profile.rows += step.tokens
-            self._profile.elapsed += elapsed
-            self._profile.book("layout", laid_out)
-        return StepResult(step.id, sampled, elapsed, error)
+            span = ("layout", NO_LAYER, submitted, laid_out)
+            self._profile.end_step(step.id, step.tokens, len(step.slices), start, end, span, work)
+        elapsed = (laid_out - submitted + end - start) * 1e-9
+        return StepResult(step.id, sampled, elapsed, error, work)
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> tuple[Sampled | None, ...]:
         self.cache.clear(batch.fresh)
         logits = self.transformer.forward(batch.layout, self.cache)
-        start = time.perf_counter()
+        start = time.monotonic_ns()
         chosen = self.sampler.sample(logits, list(batch.sequences))
         if self._profile is not None:
-            self._profile.book("sampling", time.perf_counter() - start)
+            self._profile.book("sampling", start, time.monotonic_ns())
         sampled: list[Sampled | None] = [None] * batch.slices
         for i, token in zip(batch.sampling, chosen, strict=True):
             sampled[i] = token
@@ -127,7 +140,7 @@ class LocalExecutor:
             model.on_spans = profile.book_spans
         elif isinstance(model, Transformer):
             operators = model.operators
-            model.operators = ProfiledOperators(operators, profile)
+            model.operators = ProfiledOperators(operators, profile, model.config.num_layers)
         try:
             yield profile
         finally:

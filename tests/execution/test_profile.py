@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from headrace.execution import profile as profiles
-from headrace.execution.limits import Limits
 from headrace.execution.peaks import Peaks
 from headrace.execution.profile import NO_LAYER, Profile, Span
+from headrace.execution.roofline import Roofline
 from headrace.nouns.step import Slice, Work
-from tests.execution.test_limits import FLOAT
+from tests.execution.test_roofline import FLOAT
 from tests.execution.tiny import executor, run, sequence, tiny_config, tiny_transformer, whole
 
 PEAKS = Peaks(bandwidth=1e9, float32=1e11)
@@ -74,14 +74,14 @@ def test_spans_know_their_layer_and_do_not_overlap() -> None:
     assert (step.rows, step.slices, step.work) == (30, 1, None)
 
 
-def test_an_executor_with_limits_says_what_its_steps_had_to_do() -> None:
+def test_an_executor_with_a_roofline_says_what_its_steps_had_to_do() -> None:
     local = executor(tiny_transformer("float32"))
-    limits = local.limits = Limits(tiny_config(), FLOAT, PEAKS)
+    roofline = local.roofline = Roofline(tiny_config(), FLOAT, PEAKS)
     first, second = sequence(range(30), range(2)), sequence(range(7), [2])
     slices = Slice(first, 0, 30, True), Slice(second, 0, 5, False)
     with local.profile() as profile:
         result = run(local, *slices)
     pairs = 30 * 31 // 2 + 5 * 6 // 2
-    assert result.work == limits.bound(rows=35, samples=1, pairs=pairs, read=0)
+    assert result.work == roofline.bound(rows=35, samples=1, pairs=pairs, read=0)
     assert profile.traced[0].work == result.work
     assert profile.limit == result.work.seconds

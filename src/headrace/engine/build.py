@@ -90,7 +90,7 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
     chosen = policies(config)
     Limits(config.token_budget or 1, STEP_ROWS, config.max_sequences)
 
-    from headrace.execution.build import build_executor
+    from headrace.execution.build import build_executor, measure_roofline
     from headrace.models.loader import open_model
     from headrace.models.source import resolve
 
@@ -106,6 +106,7 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
         threads=config.threads,
         report=report,
     )
+    report(measure_roofline(built, files, config.threads, lambda: None, lambda _: None))
     budget, reason = _token_budget(config, built)
     report(f"token budget: {budget} a step ({reason})")
     limits = Limits(budget, STEP_ROWS, config.max_sequences)

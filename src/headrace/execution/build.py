@@ -13,6 +13,8 @@ from headrace.execution.kv_cache import KVCache
 from headrace.execution.local import LocalExecutor
 from headrace.execution.machine import Machine, detect_machine
 from headrace.execution.memory_plan import MemoryPlan, WeightSizes, plan_memory
+from headrace.execution.peaks import Load, Save, known_peaks
+from headrace.execution.roofline import Roofline, weight_format
 from headrace.execution.token_budget import TokenBudget, measure_token_budget
 from headrace.kernels.dispatch import Format, choose, choose_format
 from headrace.models.model import Model
@@ -176,3 +178,29 @@ def _plan_model(
 def measure_budget(built: BuiltExecutor, tpot_target: float | None = None) -> TokenBudget:
     """Tokens a step, measured on the executor just built; see measure_token_budget."""
     return measure_token_budget(built.executor, tpot_target)
+
+
+def measure_roofline(
+    built: BuiltExecutor, files: ModelFiles, threads: int | None, load: Load, save: Save
+) -> str:
+    """Tell the executor just built the machine's limits; says in a line what they allow.
+
+    ``load`` and ``save`` keep the measurement, see known_peaks. ``threads`` as in build_executor.
+    """
+    executor, machine = built.executor, detect_machine()
+    if executor.transformer.device.type != "cpu":
+        return "limits: not known of this device"
+    threads = threads or machine.threads
+    peaks = known_peaks(machine, threads, load, save)
+    if peaks is None:
+        return "limits: too little memory is free to measure them"
+    format = weight_format(built.weights, files.config, files.weights, _cache_name(built))
+    executor.roofline = roofline = Roofline(files.config, format, peaks)
+    return f"limits: {peaks.describe(format.products)}; {roofline.describe(built.max_context)}"
+
+
+def _cache_name(built: BuiltExecutor) -> str:
+    model = built.executor.transformer
+    if isinstance(model, NativeTransformer):
+        return model.cache_format
+    return {torch.float32: "float32", torch.bfloat16: "bf16"}[model.cache_dtype]

@@ -12,9 +12,9 @@ import torch
 
 from headrace.execution.batch import Batch, build_batch
 from headrace.execution.kv_cache import KVCache
-from headrace.execution.limits import Limits
 from headrace.execution.profile import NO_LAYER, Profile
 from headrace.execution.profiled_operators import ProfiledOperators
+from headrace.execution.roofline import Roofline
 from headrace.models.model import Model
 from headrace.models.native import NativeTransformer
 from headrace.models.transformer import Transformer
@@ -52,11 +52,11 @@ class LocalExecutor:
         transformer: Model,
         cache: KVCache,
         sampler: LogitsSampler,
-        limits: Limits | None = None,
+        roofline: Roofline | None = None,
     ) -> None:
-        """With ``limits`` every result says what the step had to do (``StepResult.work``)."""
+        """With ``roofline`` every result says what the step had to do (``StepResult.work``)."""
         self.transformer, self.cache, self.sampler = transformer, cache, sampler
-        self.limits = limits
+        self.roofline = roofline
         self._pending: tuple[Step, Batch | str, int, int] | None = None
         self._profile: Profile | None = None
 
@@ -99,9 +99,9 @@ class LocalExecutor:
                 log.exception("step %d failed", step.id)
                 error = _describe(failure)
         work = None
-        if self.limits is not None and not isinstance(batch, str):
+        if self.roofline is not None and not isinstance(batch, str):
             layout = batch.layout
-            work = self.limits.work(layout.starts, layout.lengths, len(layout.sampled))
+            work = self.roofline.work(layout.starts, layout.lengths, len(layout.sampled))
         end = time.monotonic_ns()
         if self._profile is not None:
             span = ("layout", NO_LAYER, submitted, laid_out)

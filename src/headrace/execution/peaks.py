@@ -40,6 +40,11 @@ class Peaks:
         rates = {name: max(getattr(self, name), getattr(other, name)) for name in names}
         return Peaks(**rates, measured=self.measured + other.measured)
 
+    def describe(self, kind: str) -> str:
+        """Bandwidth and the rate of products of ``kind``."""
+        rate = self.rate(kind) / 1e9
+        return f"memory reads {self.bandwidth / 1e9:.1f} GB/s, {kind} products {rate:,.0f} GOP/s"
+
     def to_json(self) -> dict[str, float]:
         return asdict(self)
 

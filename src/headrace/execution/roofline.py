@@ -1,17 +1,16 @@
-"""Limits: the least time in which this machine can run a step, from operations and bytes counted.
+"""Roofline: the least time in which this machine can run a step.
 
-The roofline of Williams, Waterman and Patterson (2009), for each of three classes of operators:
-a class takes at least the time of its operations at the machine's peak and of its bytes at the
-bandwidth of memory, whichever is longer; a step takes the sum. What is counted, and what is not:
+Operations and bytes are counted for three classes of operators. A class takes at least the time of
+its operations at the machine's peak and of its bytes at the bandwidth of memory, whichever is
+longer (Williams, Waterman and Patterson 2009, "Roofline"); a step takes the sum. What is counted:
 
 - products of all layers: 2 operations a weight and row; every weight is read once a step;
 - the output matrix: the same for the rows that sample;
 - attention: 4 operations a query head, dimension and pair of a row with a position that it sees;
-  each slice reads the state of the tokens before it once and writes that of its own rows;
-- not counted: activations, norms, rotations, embeddings, sampling.
+  each slice reads the state of the tokens before it once and writes that of its own rows.
 
-So a share of the limit above 1 is possible where memory is not what is read: a model that fits the
-processor's caches, or slices that share a prefix.
+Activations, norms, rotations, embeddings and sampling are not. Memory is not what is read where a
+model fits the processor's caches or slices share a prefix: there a step may beat the bound.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     Integers = Sequence[int] | np.ndarray[tuple[int], np.dtype[np.signedinteger[Any]]]
 
+CONTEXT, BATCH, PROMPT = 512, 64, 512  # what bounds are told for
 PRODUCTS = {"float32": "float32", "bf16": "bfloat16", "int8": "int8", "native": "int8"}
 # Bits that a weight takes with its share of the scales, by the file's type of blocks.
 BLOCK_BITS = {"Q4_0": 4.5, "Q4_1": 5.0, "Q8_0": 8.5}
@@ -88,7 +88,7 @@ def weight_format(
     )
 
 
-class Limits:
+class Roofline:
     """Counts the work of steps of one model in one format, and bounds their time on one machine."""
 
     def __init__(self, config: ModelConfig, format: WeightFormat, peaks: Peaks) -> None:
@@ -145,3 +145,12 @@ class Limits:
     def prompt(self, rows: int) -> float:
         """Most tokens per second of a prompt computed in one step of ``rows`` rows."""
         return rows / self.work((0,), (rows,), 1).seconds
+
+    def describe(self, max_context: int) -> str:
+        """The bounds that matter most, in a line."""
+        context = min(CONTEXT, max_context)
+        return (
+            f"at best {self.decode(1, context):,.0f} tokens/s of one stream,"
+            f" {self.decode(BATCH, context):,.0f} of {BATCH} (context {context}),"
+            f" {self.prompt(min(PROMPT, max_context)):,.0f} of a prompt"
+        )

@@ -10,8 +10,8 @@ from gguf.constants import GGMLQuantizationType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.execution.limits import Limits, WeightFormat, weight_format
 from headrace.execution.peaks import Peaks
+from headrace.execution.roofline import Roofline, WeightFormat, weight_format
 from headrace.models.config import ModelConfig
 from headrace.models.loader import open_model
 from headrace.models.source import resolve
@@ -37,7 +37,7 @@ def smollm2() -> ModelConfig:
 
 
 def test_one_decoded_token_by_hand() -> None:
-    work = Limits(tiny_config(), FLOAT, PEAKS).work((9,), (1,), 1)
+    work = Roofline(tiny_config(), FLOAT, PEAKS).work((9,), (1,), 1)
     assert work.operations == 2 * MATRICES + 2 * HEAD + 10 * PAIR
     # 9 tokens' state read, one written.
     assert work.bytes == 4 * MATRICES + 4 * HEAD + 10 * STATE * 4
@@ -45,7 +45,7 @@ def test_one_decoded_token_by_hand() -> None:
 
 
 def test_a_prompt_is_bound_by_operations() -> None:
-    work = Limits(tiny_config(), INT8, PEAKS).work((0,), (1000,), 1)
+    work = Roofline(tiny_config(), INT8, PEAKS).work((0,), (1000,), 1)
     pairs = 1000 * 1001 // 2
     assert work.operations == 1000 * 2 * MATRICES + 2 * HEAD + pairs * PAIR
     assert work.bytes == MATRICES * 5 / 8 + HEAD + 1000 * STATE * 2
@@ -56,19 +56,19 @@ def test_a_prompt_is_bound_by_operations() -> None:
 
 
 def test_slices_of_a_mixed_step_add_up() -> None:
-    limits = Limits(tiny_config(), INT8, PEAKS)
-    mixed = limits.work((7, 0, 5), (1, 3, 2), 2)
+    roofline = Roofline(tiny_config(), INT8, PEAKS)
+    mixed = roofline.work((7, 0, 5), (1, 3, 2), 2)
     # Rows at positions 7; 0, 1, 2; 5, 6 see so many positions:
     pairs = 8 + (1 + 2 + 3) + (6 + 7)
-    assert mixed == limits.bound(rows=6, samples=2, pairs=pairs, read=7 + 0 + 5)
+    assert mixed == roofline.bound(rows=6, samples=2, pairs=pairs, read=7 + 0 + 5)
 
 
 def test_nothing_is_read_for_a_head_that_nobody_asks_for() -> None:
-    limits = Limits(tiny_config(), INT8, PEAKS)
-    without, with_head = limits.work((0,), (4,), 0), limits.work((0,), (4,), 1)
+    roofline = Roofline(tiny_config(), INT8, PEAKS)
+    without, with_head = roofline.work((0,), (4,), 0), roofline.work((0,), (4,), 1)
     assert with_head.bytes - without.bytes == HEAD
     assert with_head.operations - without.operations == 2 * HEAD
-    assert limits.work((), (), 0).seconds == 0.0
+    assert roofline.work((), (), 0).seconds == 0.0
 
 
 @given(
@@ -78,22 +78,22 @@ def test_nothing_is_read_for_a_head_that_nobody_asks_for() -> None:
 def test_pairs_are_those_of_the_rows_one_by_one(
     slices: list[tuple[int, int]], as_arrays: bool
 ) -> None:
-    limits = Limits(tiny_config(), INT8, PEAKS)
+    roofline = Roofline(tiny_config(), INT8, PEAKS)
     starts, lengths = (tuple(part) for part in zip(*slices, strict=True))
     pairs = sum(start + i + 1 for start, length in slices for i in range(length))
-    expected = limits.bound(sum(lengths), len(slices), pairs, sum(starts))
+    expected = roofline.bound(sum(lengths), len(slices), pairs, sum(starts))
     if as_arrays:
-        found = limits.work(
+        found = roofline.work(
             np.array(starts, dtype=np.int32), np.array(lengths, dtype=np.int32), len(slices)
         )
     else:
-        found = limits.work(starts, lengths, len(slices))
+        found = roofline.work(starts, lengths, len(slices))
     assert found == expected
 
 
 def test_long_contexts_do_not_overflow() -> None:
     starts, lengths = np.full(64, 1 << 20, np.int32), np.full(64, 1 << 14, np.int32)
-    work = Limits(tiny_config(), INT8, PEAKS).work(starts, lengths, 0)
+    work = Roofline(tiny_config(), INT8, PEAKS).work(starts, lengths, 0)
     assert work.operations > 64 * (1 << 34) * PAIR
 
 
@@ -101,11 +101,11 @@ def test_the_default_model_on_the_machine_of_the_issue() -> None:
     """47 GB/s, 890 GFLOP/s bf16 and 2,000 GOP/s int8 gave 164 tokens/s of one stream in bf16."""
     peaks = Peaks(bandwidth=47e9, float32=445e9, bfloat16=890e9, int8=2000e9)
     config = smollm2()
-    bf16 = Limits(config, weight_format("bf16", config, None), peaks)
+    bf16 = Roofline(config, weight_format("bf16", config, None), peaks)
     weights = 2 * (config.num_parameters - 576 * 61)  # the matrices, tied, without the norms
     assert bf16.decode(1, 1) == pytest.approx(47e9 / (weights + 23040), rel=1e-6)
     assert 160 < bf16.decode(1, 500) < 175
-    int8 = Limits(config, weight_format("int8", config, None), peaks)
+    int8 = Roofline(config, weight_format("int8", config, None), peaks)
     assert int8.decode(1, 500) == pytest.approx(2 * bf16.decode(1, 500), rel=0.1)
     assert 6000 < int8.prompt(1024) < 8000
     assert int8.prompt(512) == pytest.approx(512 / int8.work((0,), (512,), 1).seconds)

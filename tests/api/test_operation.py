@@ -85,12 +85,24 @@ def test_metrics_count_what_happened() -> None:
     assert found["headrace_cache_blocks_total"] == 2048
     assert found["headrace_step_seconds_count"] == found["headrace_steps"]
     assert found["headrace_step_tokens_sum"] >= 30 + 4
+    assert found["headrace_step_operations_total"] == 10 * found["headrace_step_tokens_sum"]
+    assert found["headrace_step_bytes_total"] == 3 * found["headrace_steps"]
+    assert found["headrace_step_limit_seconds_total"] == 0
     assert found["headrace_last_step_age_seconds"] >= 0
     assert found["headrace_ready"] == 1
 
 
+def test_the_share_of_the_limit() -> None:
+    with serving(toy_service(step_seconds=0.001)) as server:
+        client_of(server).completions.create(model="toy", prompt="abc")
+        found = samples(server)
+    elapsed = found["headrace_step_seconds_sum"]
+    assert found["headrace_step_limit_seconds_total"] == pytest.approx(elapsed / 4)
+    assert found["headrace_limit_share"] == pytest.approx(0.25)
+
+
 def test_every_metric_is_documented(server: LiveServer, client: OpenAI) -> None:
-    client.completions.create(model="toy", prompt="a")
+    client.completions.create(model="toy", prompt="<slow>a")
     page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     text = httpx.get(f"{server.url}/metrics").text
     names = re.findall(r"^# TYPE (\w+)", text, re.MULTILINE)

@@ -17,7 +17,7 @@ from headrace.memory.sequence_memory import SequenceMemory
 from headrace.nouns import sequence as nouns
 from headrace.nouns.clock import WallClock
 from headrace.nouns.event import Sink
-from headrace.nouns.step import Sampled, Slice, Step, StepResult
+from headrace.nouns.step import Sampled, Slice, Step, StepResult, Work
 from headrace.sampling.detokenizer import Detokenizer
 from headrace.scheduling.scheduler import Limits, Scheduler
 
@@ -97,7 +97,8 @@ class ToyExecutor:
         slow = any(SLOW in s.sequence.request.prompt for s in step.slices)
         seconds = max(self._step_seconds, 0.02 if slow else 0.0)
         sampled = tuple(self._sample(s) if s.samples else None for s in step.slices)
-        self._results.append(StepResult(step.id, sampled, elapsed=seconds))
+        work = Work(operations=10 * step.tokens, bytes=3, seconds=seconds / 4)
+        self._results.append(StepResult(step.id, sampled, elapsed=seconds, work=work))
 
     def collect(self) -> StepResult:
         result = self._results.popleft()

@@ -21,6 +21,7 @@ from headrace.nouns.sequence import Wait
 if TYPE_CHECKING:
     from headrace.api.engine import Engine
 
+MEMORY = 0.98  # weight of the step before in the recent share: some 50 steps count
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -36,6 +37,8 @@ class Metrics(Collector):
         self._errors: Counter[str] = Counter()
         self._tokens = {"prompt": 0, "generated": 0, "cached": 0}
         self._arrived = self._preemptions = 0
+        self._work = {"operations": 0.0, "bytes": 0.0, "limit": 0.0}
+        self._recent_limit = self._recent_elapsed = 0.0
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -43,8 +46,7 @@ class Metrics(Collector):
         """Counts an event of the engine."""
         kind = event.kind
         if kind is Kind.RAN:
-            self._step_seconds.observe(float(event.data.get("elapsed", 0.0)))
-            self._step_tokens.observe(float(event.data.get("tokens", 0)))
+            self._ran(event)
         elif kind in (Kind.FINISHED, Kind.ABORTED):
             self._end(event)
         elif kind is Kind.ARRIVED:
@@ -70,6 +72,17 @@ class Metrics(Collector):
         yield from self._histograms()
         yield from self._counters()
         yield from self._gauges()
+
+    def _ran(self, event: Event) -> None:
+        data = event.data
+        elapsed = float(data.get("elapsed", 0.0))
+        self._step_seconds.observe(elapsed)
+        self._step_tokens.observe(float(data.get("tokens", 0)))
+        if "limit" in data:
+            for name in self._work:
+                self._work[name] += float(data[name])
+            self._recent_limit = MEMORY * self._recent_limit + float(data["limit"])
+            self._recent_elapsed = MEMORY * self._recent_elapsed + elapsed
 
     def _end(self, event: Event) -> None:
         data = event.data
@@ -118,6 +131,12 @@ class Metrics(Collector):
             yield CounterMetricFamily(name, text, value=self._tokens[kind])
         text = "Engine requests taken on."
         yield CounterMetricFamily("headrace_requests", text, value=self._arrived)
+        for name, kind, text in (
+            ("step_operations", "operations", "Operations that the steps had to do."),
+            ("step_bytes", "bytes", "Bytes that the steps had to move to and from memory."),
+            ("step_limit_seconds", "limit", "Least time that this machine needs for the steps."),
+        ):
+            yield CounterMetricFamily(f"headrace_{name}", text, value=self._work[kind])
         text = "Preemptions of running sequences."
         yield CounterMetricFamily("headrace_preemptions", text, value=self._preemptions)
         text = "Choices that have ended, by reason."
@@ -143,6 +162,10 @@ class Metrics(Collector):
             ("ready", "1 when requests are taken on.", int(status.ready)),
         ):
             yield GaugeMetricFamily(f"headrace_{name}", text, value=value)
+        if self._recent_elapsed:
+            text = "Share of the machine's limit that the last steps reached."
+            share = self._recent_limit / self._recent_elapsed
+            yield GaugeMetricFamily("headrace_limit_share", text, value=share)
         if status.last_step_age is not None:
             text = "Seconds since the last step ended; grows while the engine has no work."
             yield GaugeMetricFamily("headrace_last_step_age_seconds", text, status.last_step_age)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import Result
 
+from headrace.cli import bench, service
 from headrace.cli.bench_load import LoadOptions, Vocabulary, warm_up_job
+from headrace.execution.profile import NO_LAYER, Profile
 from headrace.nouns.errors import ConfigError
+from headrace.nouns.step import Work
 from headrace.workloads.arrivals import Poisson
 from headrace.workloads.job import Job
 from tests.api.live_server import LiveServer, serving
-from tests.api.toy_engine import toy_service
+from tests.api.toy_engine import ToyExecutor, toy_service
 from tests.cli.conftest import Invoke
+from tests.cli.toy_program import toy_factory
 
 SMALL = ("--requests", "6", "--tokens", "20:5")
 TRACE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
@@ -65,6 +70,45 @@ def test_the_engine_in_this_process(invoke: Invoke) -> None:
     assert [run["generator"] for run in runs] == [None] * 3
     assert median(report)["prompt_tokens"] == 120
     assert median(report)["attained"] == 1.0
+
+
+def test_the_share_of_the_machine_s_limit(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "open_service", toy_factory(step_seconds=0.002))
+    report = report_of(invoke("bench", *SMALL, "--json"))
+    work = report["points"][0]["runs"][0]["work"]
+    assert work["operations"] == 10 * (6 * 20 + 6 * 4)  # the last tokens are not computed
+    assert median(report)["limit_share"] == pytest.approx(0.25)
+    assert 0 < median(report)["limit_share_of_run"] < 0.25
+    assert "share of the machine's limit" in invoke("bench", *SMALL).stdout
+    assert report["notes"] == []
+
+
+def test_a_limit_that_is_beaten_is_doubted(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "open_service", toy_factory(step_seconds=0.002))
+    monkeypatch.setattr(bench, "BEATEN", 0.2)
+    assert "beat the machine's limit" in report_of(invoke("bench", *SMALL, "--json"))["notes"][0]
+
+
+def test_a_profile_as_a_table_and_as_a_trace(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    @contextmanager
+    def profile(executor: ToyExecutor) -> Iterator[Profile]:
+        made = Profile()
+        made.book("attention", 1_000_000, 3_000_000, 7)
+        layout = ("layout", NO_LAYER, 0, 500_000)
+        made.end_step(0, 5, 1, 1_000_000, 3_500_000, layout, Work(1, 1, 0.0015))
+        yield made
+
+    monkeypatch.setattr(ToyExecutor, "profile", profile, raising=False)
+    path = tmp_path / "trace.json"
+    result = invoke("bench", *SMALL, "--json", "--profile-trace", path)
+    found = report_of(result)["profile"]
+    assert found["limit_share"] == pytest.approx(0.5)
+    assert found["operators"][0]["operator"] == "attention"
+    assert "wrote 1 of 1 steps" in result.stderr
+    names = [event["name"] for event in json.loads(path.read_text())["traceEvents"]]
+    assert {"attention", "layout", "5 rows"} <= set(names)
 
 
 def test_a_server(invoke: Invoke, server: LiveServer, workload: Path) -> None:
@@ -158,6 +202,9 @@ def test_when_nothing_is_answered_the_command_fails(invoke: Invoke, tmp_path: Pa
         (["--plot", "x.pdf"], ".png or .html"),
         (["--no-stream"], "--no-stream"),
         (["--profile"], "cannot be profiled"),
+        (["--profile-trace", "x.txt"], "must end in .json"),
+        (["--profile-trace", "/no/x.json"], "directory does not exist"),
+        (["--profile-trace", "x.json", "--url", "http://127.0.0.1:9"], "leave out --url"),
         (["--profile", "--url", "http://127.0.0.1:9"], "leave out --url"),
         (["--ceiling", "--url", "http://127.0.0.1:9"], "leave out --url"),
         (["--url", "http://127.0.0.1:9"], "cannot be reached"),

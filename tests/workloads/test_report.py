@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from headrace.workloads.report import WIDTH, render
+from headrace.workloads.metrics import summarise
+from headrace.workloads.report import WIDTH, point_json, render, run_json
 from headrace.workloads.slo import Slo
-from tests.workloads.timelines import report
+from tests.workloads.timelines import RECORDS, SLO, report
 
 NUMBER = (int, float)
 OPTIONAL_NUMBER = (int, float, type(None))
@@ -34,6 +35,8 @@ SUMMARY: dict[str, Any] = {
     "total_rate": NUMBER,
     "goodput": OPTIONAL_NUMBER,
     "attained": OPTIONAL_NUMBER,
+    "limit_share": OPTIONAL_NUMBER,
+    "limit_share_of_run": OPTIONAL_NUMBER,
 }
 REQUEST = {
     "at": NUMBER,
@@ -60,6 +63,7 @@ SCHEMA: dict[str, Any] = {
             "runs": [
                 {
                     "summary": SUMMARY,
+                    "work": (dict, type(None)),
                     "generator": {"processor_seconds": NUMBER, "share_of_a_core": NUMBER},
                     "requests": [REQUEST],
                 }
@@ -133,3 +137,23 @@ def test_a_profile_is_shown() -> None:
     assert "3 steps" in text
     assert "attention" in text
     assert "25.0 %" in text
+    assert "limit" not in text
+    found["profile"]["limit_share"] = 0.375
+    assert "37.5 % of the machine's limit" in " ".join(shown(found).split())
+
+
+def test_shares_of_the_limit_by_hand() -> None:
+    work = {"steps": 7, "limit": 2.5, "elapsed": 5.0}
+    # The run took 10 s from its first request to the end of its last.
+    run = run_json(summarise(RECORDS, SLO), None, RECORDS, work)
+    assert run["summary"]["limit_share"] == 0.5
+    assert run["summary"]["limit_share_of_run"] == 0.25
+    assert run["work"] == work
+    other = run_json(summarise(RECORDS, SLO), None, RECORDS, work | {"limit": 3.5})
+    found = report() | {"points": [point_json("load", None, [run, other, other])]}
+    text = shown(found)
+    assert "70.0 %" in text and "50.0 to 70.0 %" in text
+    assert "35.0 %" in text and "25.0 to 35.0 %" in text
+    idle = run_json(summarise(RECORDS, SLO), None, RECORDS, {"limit": 0.0, "elapsed": 0.0})
+    assert idle["summary"]["limit_share"] is None
+    assert "limit" not in shown(report())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +25,7 @@ from headrace.nouns.errors import ConfigError
 
 if TYPE_CHECKING:
     from headrace.cli.bench_load import LoadOptions, Vocabulary
+    from headrace.engine.reach import Reach
     from headrace.workloads.endpoint import Endpoint
     from headrace.workloads.job import Job
     from headrace.workloads.load import Load
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 FAILED = 1
 CEILING_IDS = 1000
+BEATEN = 1.02  # a share of the limit above this says that the limit is wrong
 CEILING_STREAMS, CEILING_REQUESTS = 64, 1024
 
 
@@ -92,6 +94,14 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where the time of the engine's steps goes.")
     ] = False,
+    profile_trace: Annotated[
+        Path | None,
+        _option(
+            "--profile-trace",
+            "FILE",
+            "Write the first steps, operator by operator, as a trace (.json) for ui.perfetto.dev.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     plot: Annotated[
         Path | None, _option("--plot", "FILE", "Draw the result into a .png or .html file.")
@@ -104,6 +114,7 @@ def bench(
     once. docs/benchmarking.md defines every figure.
     """
     from headrace.cli.bench_load import LoadOptions
+    from headrace.execution.perfetto import check_trace_path
     from headrace.workloads.plots import check_plot_path, write_plot
     from headrace.workloads.slo import NO_TARGETS, Slo
 
@@ -114,6 +125,9 @@ def bench(
         raise ConfigError(f"--repeat is {repeat}; it must be at least 1")
     if plot is not None:
         check_plot_path(plot)
+    if profile_trace is not None:
+        profile = True
+        check_trace_path(profile_trace)
     if url is not None and ceiling:
         raise ConfigError("--ceiling measures the generator itself: leave out --url")
     remote = url is not None or ceiling
@@ -130,11 +144,13 @@ def bench(
         source = _null() if ceiling else nullcontext(url or "")
         report = _over_http(plan, model, source, api_key_file, stream, ceiling)
     else:
-        report = _in_process(plan, engine, model, profile)
+        report, found = _in_process(plan, engine, model, profile)
     _print(report, as_json)  # first: what was measured must not be lost with a full disk
     if plot is not None:
         write_plot(report, plot)
         services.say(f"drew {plot}")
+    if profile_trace is not None:
+        _write_trace(found, profile_trace)
     if not any(run["summary"]["answered"] for p in report["points"] for run in p["runs"]):
         raise typer.Exit(FAILED)
 
@@ -148,9 +164,14 @@ class Plan:
     slo: Slo
 
     async def measure(
-        self, loads: list[Load], endpoint: Callable[[str], Endpoint]
+        self,
+        loads: list[Load],
+        endpoint: Callable[[str], Endpoint],
+        reach: Reach | None = None,
     ) -> list[dict[str, Any]]:
-        """The points of the report. ``endpoint`` gets a name of its own for each run."""
+        """The points of the report. ``endpoint`` gets a name of its own for each run; ``reach``
+        adds up the engine's steps."""
+        from headrace.engine.reach import Reached
         from headrace.workloads.generator import drive
         from headrace.workloads.metrics import summarise
         from headrace.workloads.record import Record
@@ -162,12 +183,14 @@ class Plan:
             for turn in range(self.repeat):
                 services.say(f"{load.label} (run {turn + 1} of {self.repeat})")
                 records: list[Record] = []
+                before = reach.total if reach is not None else Reached()
                 jobs, limit = load.jobs(number), load.arrivals.limit
                 effort = await drive(endpoint(f"run-{number}"), jobs, limit, records.append)
                 number += 1
                 if not records:
                     raise ConfigError(f"the load {load.label} has no requests")
-                runs.append(run_json(summarise(records, self.slo), effort, records))
+                work = asdict(reach.total.since(before)) if reach is not None else None
+                runs.append(run_json(summarise(records, self.slo), effort, records, work))
             points.append(point_json(load.label, load.rate, runs))
         return points
 
@@ -194,8 +217,12 @@ class Plan:
         return report_json(about, self.slo, points, notes)
 
 
-def _in_process(plan: Plan, engine: EngineOptions, model: str, profile: bool) -> dict[str, Any]:
+def _in_process(
+    plan: Plan, engine: EngineOptions, model: str, profile: bool
+) -> tuple[dict[str, Any], Any]:
+    """The report, and the profile if it was wanted."""
     from headrace.cli.bench_load import warm_up_job
+    from headrace.engine.reach import Reach
     from headrace.workloads.engine_endpoint import EngineEndpoint
 
     with services.running_service(engine.config(model), services.say) as service:
@@ -208,16 +235,35 @@ def _in_process(plan: Plan, engine: EngineOptions, model: str, profile: bool) ->
             return EngineEndpoint(service, name, served.tokenizer.encode, tenant)
 
         asyncio.run(_warm_up(endpoint("warm-up"), warm_up_job(loads[0])))
+        reach = Reach()
+        service.add_sink(reach)
         with _profiling(service.built.engine.executor, profile) as found:
-            points = asyncio.run(plan.measure(loads, endpoint))
+            points = asyncio.run(plan.measure(loads, endpoint, reach))
     for point in points:  # the process's time is the engine's here, not the generator's
         for measured in point["runs"]:
             measured["generator"] = None
     about = {"endpoint": name, "transport": "in-process", "stream": True}
-    report = plan.report(points, about, [])
+    report = plan.report(points, about, _limit_notes(reach.total.share))
     if found is not None:
         report["profile"] = _profile_json(found)
-    return report
+    return report, found
+
+
+def _limit_notes(share: float | None) -> list[str]:
+    if share is None or share <= BEATEN:
+        return []
+    return [
+        "the steps beat the machine's limit: it was measured while other programs ran, or what"
+        " was read lay in the processor's caches; headrace doctor measures it again"
+    ]
+
+
+def _write_trace(found: Any, path: Path) -> None:
+    from headrace.execution.perfetto import write_trace
+
+    write_trace(found, path)
+    kept, steps = len(found.traced), found.steps
+    services.say(f"wrote {kept} of {steps} steps to {path}; open it in https://ui.perfetto.dev")
 
 
 async def _warm_up(endpoint: Endpoint, job: Job) -> None:
@@ -322,7 +368,13 @@ def _profile_json(found: Any) -> dict[str, Any]:
         {"operator": name, "ms_per_step": ms, "share": share, "calls_per_step": calls}
         for name, ms, share, calls in found.table()
     ]
-    return {"steps": found.steps, "rows": found.rows, "seconds": found.elapsed, "operators": rows}
+    return {
+        "steps": found.steps,
+        "rows": found.rows,
+        "seconds": found.elapsed,
+        "limit_share": found.limit / found.elapsed if found.elapsed else None,
+        "operators": rows,
+    }
 
 
 def _print(report: dict[str, Any], as_json: bool) -> None:

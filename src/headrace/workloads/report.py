@@ -24,11 +24,27 @@ LATENCIES = (
 )
 
 
-def run_json(summary: Summary, effort: Effort | None, records: Sequence[Record]) -> dict[str, Any]:
-    """One run: its summary, what generating it cost, and each request on a clock from 0."""
+def run_json(
+    summary: Summary,
+    effort: Effort | None,
+    records: Sequence[Record],
+    work: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """One run: its summary, what generating it cost, and each request on a clock from 0.
+
+    ``work`` is of the engine's steps where it is known: ``elapsed``, the seconds they took, and
+    ``limit``, the least seconds that the machine needs for them, besides anything else.
+    """
     start = min(record.due for record in records)
+    shares: dict[str, float | None] = {"limit_share": None, "limit_share_of_run": None}
+    if work is not None and work["elapsed"] > 0:
+        shares = {
+            "limit_share": work["limit"] / work["elapsed"],
+            "limit_share_of_run": work["limit"] / summary.duration,
+        }
     return {
-        "summary": summary.to_json(),
+        "summary": summary.to_json() | shares,
+        "work": work,
         "generator": None
         if effort is None
         else {"processor_seconds": effort.processor_seconds, "share_of_a_core": effort.share},
@@ -117,12 +133,21 @@ def _totals_table(point: dict[str, Any], targets: dict[str, Any]) -> Table:
     row("requests per second", "request_rate", 2)
     row("output tokens per second", "output_rate", 1)
     row("prompt and output tokens per second", "total_rate", 1)
+
+    def percent(what: str, name: str) -> None:
+        values = [100 * run["summary"][name] for run in runs if run["summary"].get(name)]
+        if values:
+            span = f"{min(values):.1f} to {max(values):.1f} %"
+            table.add_row(what, f"{100 * median[name]:.1f} %", span if len(runs) > 1 else "")
+
     stated = ", ".join(f"{k} {1e3 * v:g} ms" for k, v in targets.items() if v is not None)
     if stated:
         row(f"goodput, requests per second inside {stated}", "goodput", 2)
         table.add_row("share of requests inside", f"{100 * median['attained']:.1f} %")
     if median["lag"] is not None:
         table.add_row("sent late by, ms (p99)", _ms(median["lag"]["p99"]))
+    percent("share of the machine's limit, while steps ran", "limit_share")
+    percent("share of the machine's limit, of the duration", "limit_share_of_run")
     shares = [run["generator"]["share_of_a_core"] for run in runs if run["generator"]]
     if shares:
         table.add_row("generator's processor, share of a core", f"{100 * max(shares):.0f} %")
@@ -148,7 +173,9 @@ def _sweep_table(points: list[dict[str, Any]]) -> Table:
 
 
 def _profile_table(profile: dict[str, Any]) -> Table:
-    title = f"where the time of {profile['steps']} steps went ({profile['rows']} tokens)"
+    title = f"where the time of {profile['steps']} steps went ({profile['rows']} tokens"
+    share = profile.get("limit_share")
+    title += f", {100 * share:.1f} % of the machine's limit)" if share else ")"
     table = _table(title, ["operator", "ms a step", "share", "calls a step"])
     for row in profile["operators"]:
         share = f"{100 * row['share']:.1f} %"

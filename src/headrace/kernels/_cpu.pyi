@@ -6,3 +6,49 @@ import numpy.typing as npt
 def cpu_features() -> list[str]: ...
 def stream_read(data: npt.NDArray[np.uint8], passes: int) -> int: ...
 def fma_float32(operations: float) -> float: ...
+
+class AttentionShape:
+    def __init__(
+        self, format: str, heads: int, kv_heads: int, head_dim: int, block_size: int
+    ) -> None: ...
+    @property
+    def row_bytes(self) -> int: ...
+    @property
+    def writes_rows(self) -> bool: ...
+
+def cache_row_bytes(format: str, block_size: int, head_dim: int) -> int: ...
+def cache_clear(
+    cache: npt.NDArray[np.uint8], kv_heads: int, blocks: npt.NDArray[np.int32]
+) -> None: ...
+def cache_copy(
+    cache: npt.NDArray[np.uint8],
+    kv_heads: int,
+    sources: npt.NDArray[np.int32],
+    destinations: npt.NDArray[np.int32],
+) -> None: ...
+def rotate_store(
+    shape: AttentionShape,
+    qkv: npt.NDArray[np.float32],
+    positions: npt.NDArray[np.int32],
+    slots: npt.NDArray[np.int32],
+    cos: npt.NDArray[np.float32],
+    sin: npt.NDArray[np.float32],
+    keys: npt.NDArray[np.uint8],
+    values: npt.NDArray[np.uint8],
+    norm_weights: npt.NDArray[np.float32] | None = None,
+    norm_eps: float = 0.0,
+    kernels: str | None = None,
+) -> npt.NDArray[np.uint16]: ...
+def attend(
+    shape: AttentionShape,
+    queries: npt.NDArray[np.uint16],
+    starts: npt.NDArray[np.int32],
+    lengths: npt.NDArray[np.int32],
+    rows: npt.NDArray[np.int32],
+    table_begins: npt.NDArray[np.int32],
+    tables: npt.NDArray[np.int32],
+    keys: npt.NDArray[np.uint8],
+    values: npt.NDArray[np.uint8],
+    output: str = "float32",
+    kernels: str | None = None,
+) -> npt.NDArray[np.float32]: ...

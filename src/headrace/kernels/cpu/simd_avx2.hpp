@@ -121,9 +121,17 @@ inline __m256i round_bf16(__m256 v) {
     const __m256i y = _mm256_add_epi32(x, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
     return _mm256_srli_epi32(y, 16);
 }
-inline void store_bf16(uint16_t* p, F32 x) {
+inline __m256i round_bf16(F32 x) {
     const __m256i words = _mm256_packus_epi32(round_bf16(x.a), round_bf16(x.b));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xd8));
+    return _mm256_permute4x64_epi64(words, 0xd8);
+}
+inline void store_bf16(uint16_t* p, F32 x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), round_bf16(x));
+}
+inline B64 pack_bf16(F32 x, F32 y) { return {round_bf16(x), round_bf16(y)}; }
+inline I32 load_i8(const int8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))};
 }
 
 inline void store64(void* p, B64 x) { store_i32(static_cast<int32_t*>(p), x); }

@@ -60,12 +60,24 @@ inline F32 load_bf16(const uint16_t* p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
 // Rounded to nearest, ties to even; for finite values.
-inline void store_bf16(uint16_t* p, F32 a) {
+inline __m256i round_bf16(F32 a) {
     const __m512i x = _mm512_castps_si512(a);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(x, 16), set1_i32(1));
     const __m512i y = _mm512_add_epi32(x, _mm512_add_epi32(odd, set1_i32(0x7fff)));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                        _mm512_cvtepi32_epi16(_mm512_srli_epi32(y, 16)));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(y, 16));
+}
+inline void store_bf16(uint16_t* p, F32 a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), round_bf16(a));
+}
+inline B64 pack_bf16(F32 a, F32 b) {  // a's sixteen, then b's
+#ifdef __AVX512BF16__
+    return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
+#else
+    return _mm512_inserti64x4(_mm512_castsi256_si512(round_bf16(a)), round_bf16(b), 1);
+#endif
+}
+inline I32 load_i8(const int8_t* p) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 
 inline B64 load64(const void* p) { return _mm512_loadu_si512(p); }

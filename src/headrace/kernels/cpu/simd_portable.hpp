@@ -144,6 +144,16 @@ inline void store_bf16(uint16_t* p, F32 a) {
 }
 
 inline void store64(void* p, B64 a) { std::memcpy(p, &a, 64); }
+inline B64 pack_bf16(F32 a, F32 b) {
+    uint16_t words[32];
+    store_bf16(words, a);
+    store_bf16(words + 16, b);
+    return load64(words);
+}
+inline I32 load_i8(const int8_t* p) {
+    return lanes<I32>([=](int i) { return p[i]; });
+}
+
 inline B64 broadcast4(uint32_t x) { return set1_i32(static_cast<int32_t>(x)); }
 
 inline void split_nibbles(B64 q, B64& low, B64& high) {

@@ -14,6 +14,7 @@ from headrace.engine.engine import Engine
 from headrace.engine.output import Output
 from headrace.execution.local import LocalExecutor
 from headrace.memory.sequence_memory import SequenceMemory
+from headrace.models.native import NATIVE_BLOCK
 from headrace.nouns.clock import WallClock
 from headrace.nouns.delta import Delta
 from headrace.nouns.event import Event, Kind
@@ -24,7 +25,7 @@ from headrace.sampling.detokenizer import Detokenizer
 from headrace.sampling.sampler import Sampler
 from headrace.scheduling.registry import create
 from headrace.scheduling.scheduler import Limits, Policies, Scheduler
-from tests.execution.tiny import VOCAB, executor, tiny_transformer
+from tests.execution.tiny import FORMATS, NATIVE, VOCAB, executor, tiny_transformer
 
 PARAMS = (
     SamplingParams(temperature=0.0, logprobs=3),
@@ -64,7 +65,9 @@ def make_engine(
     admission: str = "watermark",
     prefix_cache: bool = True,
 ) -> tuple[Engine, list[Event]]:
-    local = executor(tiny_transformer(dtype), blocks, block_size)
+    if dtype in NATIVE:
+        blocks, block_size = _in_native_blocks(blocks, block_size)
+    local = executor(tiny_transformer(dtype, block_size=block_size), blocks, block_size)
     events: list[Event] = []
     policies = Policies(
         create("order", "fcfs"),
@@ -81,6 +84,12 @@ def make_engine(
         return Output(seq, Detokenizer(lambda token: bytes([token]), lambda token: False))
 
     return Engine(scheduler, runner, WallClock(), new_output), events
+
+
+def _in_native_blocks(blocks: int, block_size: int) -> tuple[int, int]:
+    """As many tokens in blocks that the C++ decoder takes."""
+    size = max(block_size, NATIVE_BLOCK)
+    return blocks * block_size // size, size
 
 
 def prompt(seed: int) -> tuple[int, ...]:
@@ -142,7 +151,7 @@ def _only(dtype: str, whole: Request, index: int) -> Answer:
     return answer
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", FORMATS)
 @settings(max_examples=25, deadline=None)
 @given(
     seeds=st.lists(st.integers(0, 39), min_size=1, max_size=10, unique=True),
@@ -191,7 +200,7 @@ def test_same_answer_alone_and_in_any_schedule(
     target(float(preempted))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", FORMATS)
 def test_a_crowd_in_too_little_memory_gets_the_same_answers(dtype: str) -> None:
     """Directed: many sequences, few blocks, so that preemption is certain."""
     engine, events = make_engine(dtype, blocks=28, block_size=8, budget=40)

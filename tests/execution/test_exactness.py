@@ -11,9 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headrace.execution.local import LocalExecutor
+from headrace.models.native import NATIVE_BLOCK
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Slice, Step
 from tests.execution.tiny import (
+    FORMATS,
+    NATIVE,
     VOCAB,
     executor,
     logits_of,
@@ -29,7 +32,6 @@ PROMPTS = tuple(
 )
 GENERATED = 4
 MAX_LEN = 420
-DTYPES = ("float32", "bfloat16")
 
 
 @cache
@@ -50,11 +52,13 @@ class Schedule:
     def __init__(self, dtype: str, architecture: str, block_size: int, seed: int) -> None:
         self.random = random.Random(seed)
         self.dtype, self.architecture = dtype, architecture
+        if dtype in NATIVE:
+            block_size = max(block_size, NATIVE_BLOCK)
         self.blocks_each = MAX_LEN // block_size + 1
         chosen = [self.random.randrange(len(PROMPTS)) for _ in range(self.random.randint(1, 12))]
         total = self.blocks_each * len(chosen)
         self.executor: LocalExecutor = executor(
-            tiny_transformer(dtype, architecture), total, block_size
+            tiny_transformer(dtype, architecture, block_size), total, block_size
         )
         self.free = list(range(total))
         self.random.shuffle(self.free)
@@ -103,7 +107,7 @@ class Schedule:
             self.step(left)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FORMATS)
 @settings(max_examples=12)
 @given(
     architecture=st.sampled_from(("llama", "mistral", "qwen2", "qwen3")),
@@ -118,7 +122,7 @@ def test_any_mix_chunking_paging_and_preemption_give_the_same_bits(
     Schedule(dtype, architecture, block_size, seed).run()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FORMATS)
 def test_shared_prefix_blocks_give_the_same_bits(dtype: str) -> None:
     transformer = tiny_transformer(dtype)
     shared = executor(transformer)
@@ -131,7 +135,7 @@ def test_shared_prefix_blocks_give_the_same_bits(dtype: str) -> None:
     assert torch.equal(reused, whole(alone, sequence(second.tokens, range(30))))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FORMATS)
 def test_a_copied_block_gives_the_same_bits(dtype: str) -> None:
     forked = executor(tiny_transformer(dtype))
     first = sequence(PROMPTS[3], range(4))
@@ -143,7 +147,7 @@ def test_a_copied_block_gives_the_same_bits(dtype: str) -> None:
     assert torch.equal(logits_of(forked)[0], expected_row)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FORMATS)
 def test_many_rows_at_once_give_the_same_bits(dtype: str) -> None:
     """More rows than the largest product that is called in one piece."""
     transformer = tiny_transformer(dtype)

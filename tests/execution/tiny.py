@@ -7,11 +7,16 @@ from functools import cache
 
 import numpy as np
 import torch
+from gguf import GGMLQuantizationType
+from gguf.quants import quantize
 
 from headrace.execution.kv_cache import KVCache
 from headrace.execution.local import LocalExecutor
 from headrace.kernels.dispatch import choose
+from headrace.kernels.extension import load_extension
 from headrace.models.config import ModelConfig, RopeConfig
+from headrace.models.model import Model
+from headrace.models.native import NativeTransformer
 from headrace.models.transformer import Transformer
 from headrace.models.weights import StoredWeight
 from headrace.nouns.request import Request
@@ -20,11 +25,23 @@ from headrace.nouns.step import Sampled, Slice, Step, StepResult
 
 VOCAB = 160
 
+# Formats of the C++ decoder: arithmetic, cache, how the file stores its matrices.
+NATIVE = {
+    "int8": ("int8", "bf16", "Q4_1"),
+    "int8 of float": ("int8", "bf16", "F32"),
+    "int8, int8 cache": ("int8", "int8", "Q4_0"),
+    "native": ("native", "bf16", "Q4_1"),
+    "bf16": ("bf16", "bf16", "F32"),
+}
+FORMATS = ("float32", "bfloat16", *(NATIVE if load_extension().available else ()))
+
 
 class RandomWeights:
     """Random weights of a config, by canonical name, the same at every call."""
 
-    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+    def __init__(self, config: ModelConfig, seed: int = 0, type_: str = "F32") -> None:
+        """Matrices whose rows are in whole blocks are stored as GGUF's ``type_``."""
+        self.type = type_
         generator = torch.Generator().manual_seed(seed)
         self.tensors = {}
         for name, shape in config.weight_shapes().items():
@@ -50,8 +67,11 @@ class RandomWeights:
 
     def stored(self, name: str) -> StoredWeight:
         tensor = self.tensors[name]
-        rows = tensor.view(-1, tensor.shape[-1]).numpy().view(np.uint8)
-        return StoredWeight("F32", tuple(tensor.shape), rows)
+        rows = tensor.view(-1, tensor.shape[-1]).numpy()
+        if tensor.dim() == 2 and tensor.shape[1] % 32 == 0 and self.type != "F32":
+            packed = quantize(rows, GGMLQuantizationType[self.type])
+            return StoredWeight(self.type, tuple(tensor.shape), packed)
+        return StoredWeight("F32", tuple(tensor.shape), rows.view(np.uint8))
 
 
 def tiny_config(**changes: object) -> ModelConfig:
@@ -79,7 +99,8 @@ class Recorder:
 
 
 @cache
-def tiny_transformer(dtype: str, architecture: str = "llama") -> Transformer:
+def tiny_transformer(dtype: str, architecture: str = "llama", block_size: int = 16) -> Model:
+    """A tiny model in a format of ``FORMATS``, for cache blocks of so many tokens."""
     changes: dict[str, object] = {"architecture": architecture}
     if architecture == "qwen2":
         changes["attention_bias"] = True
@@ -88,18 +109,22 @@ def tiny_transformer(dtype: str, architecture: str = "llama") -> Transformer:
     if architecture == "mistral":  # as many key heads as query heads: a single row a product
         changes["num_kv_heads"] = 6
     config = tiny_config(**changes)
+    if dtype in NATIVE:
+        kind, cache_format, type_ = NATIVE[dtype]
+        return NativeTransformer(
+            config, RandomWeights(config, type_=type_), kind, config.max_context,
+            block_size=block_size, cache_format=cache_format,
+        )  # fmt: skip
     operators = choose(dtype, config.head_dim).operators
     return Transformer(config, RandomWeights(config), operators, config.max_context)
 
 
-def executor(
-    transformer: Transformer, num_blocks: int = 256, block_size: int = 16
-) -> LocalExecutor:
+def executor(model: Model, num_blocks: int = 256, block_size: int = 16) -> LocalExecutor:
     cache_ = KVCache(
-        transformer.config.num_layers, transformer.shape, num_blocks, block_size,
-        transformer.operators.cache_dtype,
+        model.config.num_layers, model.shape, num_blocks, block_size, model.cache_dtype,
+        model.device, model.cache_width(block_size),
     )  # fmt: skip
-    return LocalExecutor(transformer, cache_, Recorder())
+    return LocalExecutor(model, cache_, Recorder())
 
 
 def sequence(tokens: Iterable[int], blocks: Iterable[int]) -> Sequence:

@@ -15,8 +15,10 @@ from headrace.kernels.rope import rope_tables
 from headrace.models.config import ModelConfig
 from headrace.models.model import ModelCache
 from headrace.models.weights import WeightReader
+from headrace.nouns.errors import ModelError
 
-PACKED_TYPES = ("Q4_0", "Q4_1", "Q8_0")  # what the packers read as the file stores it
+# What the packers read as the file stores it; other types are dequantised first.
+PACKED_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 PANEL = 32  # logits have room for a whole panel of the output matrix
 
 NATIVE_BLOCK = 16  # cache blocks are laid out in runs of so many tokens
@@ -170,10 +172,9 @@ class NativeTransformer:
                 biases("q_bias k_bias v_bias", config.attention_bias),
             ),
             "o": self._pack(weights, [prefix + "o"], biases("o_bias", config.output_bias)),
-            "gate_up": self._cpu.Weight.pack_gated(
-                self.kind,
-                self._piece(weights, prefix + "gate"),
-                self._piece(weights, prefix + "up"),
+            "gate_up": self._pack_gated(
+                weights,
+                prefix,
                 biases("gate_bias", config.mlp_bias),
                 biases("up_bias", config.mlp_bias),
             ),
@@ -185,12 +186,22 @@ class NativeTransformer:
         self.nbytes += sum(matrix.nbytes for matrix in matrices.values())
 
     def _pack(self, weights: WeightReader, names: list[str], bias: Any) -> Any:
-        return self._cpu.Weight.pack(self.kind, [self._piece(weights, n) for n in names], bias)
+        pieces = [self._piece(weights, name) for name in names]
+        try:
+            return self._cpu.Weight.pack(self.kind, pieces, bias)
+        except ValueError as error:
+            raise ModelError(f"{', '.join(names)} cannot be packed: {error}") from error
+
+    def _pack_gated(self, weights: WeightReader, prefix: str, gate: Any, up: Any) -> Any:
+        pieces = [self._piece(weights, prefix + name) for name in ("gate", "up")]
+        try:
+            return self._cpu.Weight.pack_gated(self.kind, *pieces, gate, up)
+        except ValueError as error:
+            raise ModelError(f"{prefix}gate, up cannot be packed: {error}") from error
 
     def _piece(self, weights: WeightReader, name: str) -> Piece:
         """A matrix as the packers take it: the file's own blocks where they know them."""
-        if self.kind != "bf16":
-            stored = weights.stored(name)
-            if stored.type in PACKED_TYPES:
-                return stored.type, np.ascontiguousarray(stored.data)
+        stored = weights.stored(name)
+        if stored.type in PACKED_TYPES:
+            return stored.type, np.ascontiguousarray(stored.data)
         return "F32", weights.get(name, torch.float32).numpy()

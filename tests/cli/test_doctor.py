@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from gguf.constants import GGMLQuantizationType
 from typer.testing import CliRunner
 
 from headrace.cli import doctor as command
 from headrace.cli.main import app
+from headrace.cli.options import DEFAULT_MODEL
 from headrace.execution import ceilings
 from headrace.kernels import self_check
 from headrace.kernels.self_check import Check
+from headrace.models import catalogue, source
+from headrace.models.source import ModelSource
 from headrace.nouns.errors import ConfigError
+from tests.models.tiny import write_gguf
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +40,30 @@ def test_json_is_one_complete_object() -> None:
     assert len(found["checks"]) == 4
     assert found["kernels"][0].startswith("C++ extension: ")
     assert set(found["versions"]) == {"headrace", "python", "torch"}
+
+
+def test_bounds_of_a_model_that_is_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write_gguf(path, "llama", GGMLQuantizationType.Q4_1)
+    here = {DEFAULT_MODEL: SimpleNamespace(is_fetched=lambda: True)}
+    monkeypatch.setattr(catalogue, "CATALOGUE", here)
+    monkeypatch.setattr(source, "resolve", lambda name, progress: ModelSource("m", path, "gguf"))
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    assert done.exit_code == 0, done.output
+    bounds = json.loads(done.stdout)["bounds"]
+    assert [b["weights"] for b in bounds] == ["float32", "bf16", "int8", "native"]
+    assert all(b[name] > 0 for b in bounds for name in ("one_stream", "streams", "prompt"))
+    done = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
+    assert "64 streams" in done.output
+
+
+def test_no_model_is_downloaded_to_tell_bounds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
+    done = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert "headrace models fetch smollm2:135m" in done.output
 
 
 def test_tables_name_what_was_found() -> None:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace.cli.options import DEFAULT_MODEL
 from headrace.nouns.errors import HeadraceError
 
 if TYPE_CHECKING:
+    from headrace.execution.bounds import Bounds
     from headrace.execution.ceilings import Ceiling
     from headrace.execution.machine import Machine
     from headrace.kernels.self_check import Check
@@ -22,11 +24,17 @@ HEAD_DIM = 64
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All that ``doctor`` found; ``problems`` is empty when everything is as it should be."""
+    """All that ``doctor`` found; ``problems`` is empty when everything is as it should be.
+
+    ``bounds`` are of the default model, ``bounds_note`` says of what else they depend on, or why
+    there are none.
+    """
 
     versions: dict[str, str]
     machine: Machine
     ceilings: list[Ceiling]
+    bounds: list[Bounds]
+    bounds_note: str
     kernels: list[str]
     checks: list[Check]
     problems: list[str]
@@ -87,7 +95,39 @@ def diagnose(weights: str = "auto", seconds: float = 0.5) -> Diagnosis:
     finally:
         torch.set_num_threads(before)
     problems += [f"{check.name}: {check.detail}" for check in checks if not check.passed]
-    return Diagnosis(_versions(), machine, ceilings, kernels, checks, problems)
+    bounds, note = _bounds(ceilings)
+    return Diagnosis(
+        versions=_versions(),
+        machine=machine,
+        ceilings=ceilings,
+        bounds=bounds,
+        bounds_note=note,
+        kernels=kernels,
+        checks=checks,
+        problems=problems,
+    )
+
+
+def _bounds(ceilings: list[Ceiling]) -> tuple[list[Bounds], str]:
+    """What the ceilings allow the default model, if its files are here; a note."""
+    from headrace.execution.bounds import bounds_by_format
+    from headrace.execution.peaks import peaks_of
+    from headrace.models.catalogue import CATALOGUE
+    from headrace.models.loader import open_model
+    from headrace.models.source import resolve
+
+    peaks = peaks_of(ceilings)
+    if peaks is None:
+        return [], "none without the ceilings of memory and float32"
+    if not CATALOGUE[DEFAULT_MODEL].is_fetched():  # to look is not to download
+        return [], f"none without the model: headrace models fetch {DEFAULT_MODEL}"
+    try:
+        files = open_model(resolve(DEFAULT_MODEL, progress=False))
+    except HeadraceError as error:
+        return [], f"none: {error}"
+    bounds = bounds_by_format(files.config, files.weights, peaks)
+    first = bounds[0]
+    return bounds, f"{DEFAULT_MODEL}; decoding at a context of {first.context} tokens"
 
 
 def to_json(found: Diagnosis) -> dict[str, Any]:
@@ -111,6 +151,7 @@ def show(found: Diagnosis) -> None:
 
     table("Machine", _machine_rows(found))
     table("Ceilings, measured", [_ceiling_row(ceiling) for ceiling in found.ceilings])
+    table("Bounds, tokens per second at best", _bounds_rows(found))
     table("Kernels", [(line,) for line in found.kernels])
     table(
         "Self-check of the kernels",
@@ -150,6 +191,19 @@ def _machine_rows(found: Diagnosis) -> list[tuple[str, ...]]:
 def _ceiling_row(ceiling: Ceiling) -> tuple[str, str, str]:
     value = "-" if ceiling.value is None else f"{ceiling.value:,.1f} {ceiling.unit}"
     return ceiling.name, value, ceiling.how
+
+
+def _bounds_rows(found: Diagnosis) -> list[tuple[str, ...]]:
+    rows = [
+        (
+            b.weights,
+            f"{b.one_stream:,.0f} one stream",
+            f"{b.streams:,.0f} {b.batch} streams",
+            f"{b.prompt:,.0f} prompt, {b.rows} rows a step",
+        )
+        for b in found.bounds
+    ]
+    return [*rows, ("of", found.bounds_note)]
 
 
 def _gib(size: int) -> str:

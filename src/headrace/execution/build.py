@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from headrace.execution.bounds import bounds_of
 from headrace.execution.kv_cache import KVCache
 from headrace.execution.local import LocalExecutor
 from headrace.execution.machine import Machine, detect_machine
@@ -17,6 +18,7 @@ from headrace.execution.peaks import Load, Save, known_peaks
 from headrace.execution.roofline import Roofline, weight_format
 from headrace.execution.token_budget import TokenBudget, measure_token_budget
 from headrace.kernels.dispatch import Format, choose, choose_format
+from headrace.kernels.extension import load_extension
 from headrace.models.model import Model
 from headrace.models.native import (
     NATIVE_BLOCK,
@@ -62,6 +64,9 @@ def set_threads(threads: int | None, machine: Machine) -> str:
         (machine.threads, machine.threads_reason) if threads is None else (threads, "asked for")
     )
     torch.set_num_threads(count)
+    extension = load_extension().module
+    if extension is not None:
+        extension.set_threads(count)
     return f"threads: {count} ({why})"
 
 
@@ -106,6 +111,9 @@ def build_executor(
         report(line)
     begun = time.perf_counter()
     model = make(plan.max_context)
+    if chosen.native_code:
+        # What torch is left with is small, and two pools would fight for the same cores.
+        torch.set_num_threads(1)
     loaded = (
         f"weights loaded in {time.perf_counter() - begun:.2f} s,"
         f" {model.nbytes / 2**20:.0f} MiB in memory"
@@ -196,7 +204,8 @@ def measure_roofline(
         return "limits: too little memory is free to measure them"
     format = weight_format(built.weights, files.config, files.weights, _cache_name(built))
     executor.roofline = roofline = Roofline(files.config, format, peaks)
-    return f"limits: {peaks.describe(format.products)}; {roofline.describe(built.max_context)}"
+    bounds = bounds_of(built.weights, roofline, built.max_context)
+    return f"limits: {peaks.describe(format.products)}; {bounds.describe()}"
 
 
 def _cache_name(built: BuiltExecutor) -> str:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     Integers = Sequence[int] | np.ndarray[tuple[int], np.dtype[np.signedinteger[Any]]]
 
-CONTEXT, BATCH, PROMPT = 512, 64, 512  # what bounds are told for
 PRODUCTS = {"float32": "float32", "bf16": "bfloat16", "int8": "int8", "native": "int8"}
 # Bits that a weight takes with its share of the scales, by the file's type of blocks.
 BLOCK_BITS = {"Q4_0": 4.5, "Q4_1": 5.0, "Q8_0": 8.5}
@@ -145,12 +144,3 @@ class Roofline:
     def prompt(self, rows: int) -> float:
         """Most tokens per second of a prompt computed in one step of ``rows`` rows."""
         return rows / self.work((0,), (rows,), 1).seconds
-
-    def describe(self, max_context: int) -> str:
-        """The bounds that matter most, in a line."""
-        context = min(CONTEXT, max_context)
-        return (
-            f"at best {self.decode(1, context):,.0f} tokens/s of one stream,"
-            f" {self.decode(BATCH, context):,.0f} of {BATCH} (context {context}),"
-            f" {self.prompt(min(PROMPT, max_context)):,.0f} of a prompt"
-        )

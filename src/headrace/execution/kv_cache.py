@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from headrace.kernels.extension import load_extension
 from headrace.kernels.operators import AttentionShape
 
 
@@ -58,6 +59,8 @@ class KVCache:
         self._heads = shape.kv_heads
         rows, width = (num_blocks + 1) * shape.kv_heads, width or block_size * shape.head_dim
         self._data = _zeros((num_layers, 2, rows, width), dtype).to(device)
+        # Bytes in a layout of the kernels' own are cleared and copied by them.
+        self._cpu = load_extension().module if dtype is torch.uint8 else None
         self.layers: tuple[LayerState, ...] = tuple(
             LayerState(layer[0], layer[1]) for layer in self._data
         )
@@ -85,12 +88,19 @@ class KVCache:
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Fill blocks with zeros in every layer."""
-        if blocks:
+        if self._cpu is not None:
+            self._cpu.cache_clear(self.array, self._heads, np.array(blocks, dtype=np.int32))
+        elif blocks:
             self._data.index_fill_(2, self._rows(blocks), 0)
 
     def copy(self, moves: Sequence[tuple[int, int]]) -> None:
         """Copy blocks (source, destination) in every layer; sources are read before any write."""
-        if moves:
-            sources, destinations = zip(*moves, strict=True)
+        if not moves:
+            return
+        sources, destinations = zip(*moves, strict=True)
+        if self._cpu is not None:
+            pair = np.array([sources, destinations], dtype=np.int32)
+            self._cpu.cache_copy(self.array, self._heads, pair[0], pair[1])
+        else:
             moved = self._data.index_select(2, self._rows(sources))
             self._data.index_copy_(2, self._rows(destinations), moved)

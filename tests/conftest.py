@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,3 +31,14 @@ def default_model() -> ModelFiles:
     from headrace.models.source import resolve
 
     return open_model(resolve("smollm2:135m", progress=False))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_tuning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Tests neither use nor leave measurements in the user's cache."""
+    from headrace.execution import tuning
+
+    folder = tmp_path_factory.mktemp("tuning")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "tuning_folder", lambda: folder)
+        yield folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from headrace.engine.config import EngineConfig
@@ -106,7 +107,9 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
         threads=config.threads,
         report=report,
     )
-    report(measure_roofline(built, files, config.threads, lambda: None, lambda _: None))
+    kept = built.machine_tuning
+    load, save = partial(kept.get, "peaks"), partial(kept.put, "peaks")
+    report(measure_roofline(built, files, config.threads, load, save))
     budget, reason = _token_budget(config, built)
     report(f"token budget: {budget} a step ({reason})")
     limits = Limits(budget, STEP_ROWS, config.max_sequences)

@@ -16,7 +16,8 @@ from headrace.execution.machine import Machine, detect_machine
 from headrace.execution.memory_plan import MemoryPlan, WeightSizes, plan_memory
 from headrace.execution.peaks import Load, Save, known_peaks
 from headrace.execution.roofline import Roofline, weight_format
-from headrace.execution.token_budget import TokenBudget, measure_token_budget
+from headrace.execution.token_budget import TokenBudget, find_token_budget
+from headrace.execution.tuning import Tuning, model_fingerprint
 from headrace.kernels.dispatch import Format, choose, choose_format
 from headrace.kernels.extension import load_extension
 from headrace.models.model import Model
@@ -39,7 +40,11 @@ BLOCK_SIZES = (8, 16, 32, 64, 128, 256)
 
 @dataclass(frozen=True, slots=True)
 class BuiltExecutor:
-    """An executor, the memory it has, and what was chosen for it and why (``report``)."""
+    """An executor, the memory it has, and what was chosen for it and why (``report``).
+
+    ``tuning`` keeps measurements of this model, ``machine_tuning`` those that hold for every model;
+    ``settings`` names what else the time of a step depends on.
+    """
 
     executor: LocalExecutor
     num_blocks: int
@@ -48,6 +53,9 @@ class BuiltExecutor:
     plan: MemoryPlan
     weights: str
     report: tuple[str, ...]
+    tuning: Tuning
+    machine_tuning: Tuning
+    settings: str
 
 
 def set_threads(threads: int | None, machine: Machine) -> str:
@@ -124,9 +132,14 @@ def build_executor(
         model.device, model.cache_width(block_size),
     )  # fmt: skip
     executor = LocalExecutor(model, cache, Sampler(config.vocab_size))
+    count = threads or machine.threads
     return BuiltExecutor(
-        executor, plan.num_blocks, block_size, plan.max_context, plan, chosen.name, (*lines, loaded)
-    )
+        executor, plan.num_blocks, block_size, plan.max_context, plan, chosen.name,
+        (*lines, loaded),
+        tuning=Tuning.of(machine, count, model_fingerprint(config, files.weights)),
+        machine_tuning=Tuning.of(machine, count),
+        settings="; ".join([*describe, f"blocks of {block_size}"]),
+    )  # fmt: skip
 
 
 def stored_bits(files: ModelFiles) -> float:
@@ -184,8 +197,8 @@ def _plan_model(
 
 
 def measure_budget(built: BuiltExecutor, tpot_target: float | None = None) -> TokenBudget:
-    """Tokens a step, measured on the executor just built; see measure_token_budget."""
-    return measure_token_budget(built.executor, tpot_target)
+    """Tokens a step of the executor just built; see find_token_budget."""
+    return find_token_budget(built.executor, tpot_target, built.tuning, built.settings)
 
 
 def measure_roofline(

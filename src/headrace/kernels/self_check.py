@@ -52,23 +52,25 @@ def check_operators(operators: Operators) -> list[Check]:
 
 
 def _check_products(operators: Operators, tolerance: float) -> list[Check]:
-    ones = torch.ones(576)
+    device = operators.device
+    ones = torch.ones(576, device=device)
 
     def product(x: torch.Tensor, weight: Weight) -> torch.Tensor:
         padded = torch.zeros(operators.padded_rows(len(x)), 576)
         padded[: len(x)] = x
-        return operators.linear(operators.norm(padded, ones, 1e-6), weight)[: len(x)].float()
+        normed = operators.norm(padded.to(device), ones, 1e-6)
+        return operators.linear(normed, weight)[: len(x)].float().cpu()
 
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(200, 576, generator=generator)
     weight = torch.randn(192, 576, generator=generator)
     normed = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt()
     exact = normed @ weight.to(operators.weight_dtype).double().T
-    found = product(x, operators.pack(weight))
+    found = product(x, operators.pack(weight.to(device)))
 
     # Ordinary operands hide another order of summation behind the rounding to bfloat16.
     x, weight = cancelling_rows(200, 192, 576, torch.float32)
-    packed = operators.pack(weight.to(operators.weight_dtype))
+    packed = operators.pack(weight.to(device, operators.weight_dtype))
     together = product(x, packed)
     pieces = [(0, 1), (7, 1), (3, 2), (10, 3), (0, 17), (40, 64), (1, 199)]
     differing = [
@@ -93,28 +95,36 @@ def _check_attention(operators: Operators, tolerance: float) -> list[Check]:
     keys, values = (torch.randn(size, generator=generator) for _ in range(2))
     keys[NULL_BLOCK], values[NULL_BLOCK] = 0.0, 0.0
     flat = (size[0] * size[1], size[2] * size[3])
-    dtype = operators.cache_dtype
-    cache = Cache(keys.view(flat).to(dtype), values.view(flat).to(dtype))
+    dtype, device = operators.cache_dtype, operators.device
+    cache = Cache(*(x.view(flat).to(device, dtype) for x in (keys, values)))
     queries = [
         torch.randn(c.end - c.start, SHAPE.heads, SHAPE.head_dim, generator=generator) / 8.0
         for c in contexts
     ]
+    rope = rope_tables([1.0] * (SHAPE.head_dim // 2), 512, device=device)
 
-    def attend(wanted: Sequence[int]) -> list[torch.Tensor]:
-        layout = _layout([contexts[i] for i in wanted], operators)
-        rope = rope_tables([1.0] * (SHAPE.head_dim // 2), 512)
+    def attend(of: Sequence[Context], rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        layout = _layout(of, operators)
         prepared = operators.prepare(layout, SHAPE, rope)
-        out = operators.attention(torch.cat([queries[i] for i in wanted]), cache, prepared)
-        return list(out[: layout.rows].float().split([len(queries[i]) for i in wanted]))
+        out = operators.attention(torch.cat(list(rows)).to(device), cache, prepared)
+        return list(out[: layout.rows].float().cpu().split([len(x) for x in rows]))
 
-    together = attend(range(len(contexts)))
+    together = attend(contexts, queries)
     exact = [
         _exact_attention(q, c, keys.to(dtype), values.to(dtype))
         for q, c in zip(queries, contexts, strict=True)
     ]
     differing = [
-        c.end for i, c in enumerate(contexts) if not torch.equal(attend([i])[0], together[i])
+        c.end
+        for c, x, y in zip(contexts, queries, together, strict=True)
+        if not torch.equal(attend([c], [x])[0], y)
     ]
+    # the longest slice again, in pieces: a single row, and two chunks
+    whole, x, y = contexts[-1], queries[-1], together[-1]
+    for low, high in ((whole.end - 1, whole.end), (0, 33), (33, whole.end)):
+        piece = Context(whole.start + low, whole.start + high, whole.blocks)
+        if not torch.equal(attend([piece], [x[low:high]])[0], y[low:high]):
+            differing.append(piece.end)
     return [
         _close("attention is right", torch.cat(together), torch.cat(exact), tolerance),
         _independent("a row's attention is the same in any batch", differing, "tokens of context"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -122,17 +122,23 @@ class Transformer:
 
         Returns the logits of the sampled rows, float32 [samples, V].
         """
+        prepared = self.operators.prepare(layout, self.shape, self.rope)
+        return self.compute(prepared, layout.token_tensor, layout.sampled_tensor, cache)
+
+    def compute(
+        self, prepared: Any, tokens: torch.Tensor, sampled: torch.Tensor, cache: ModelCache
+    ) -> torch.Tensor:
+        """All layers of a prepared step: ``tokens`` [R] and ``sampled`` rows, both int64."""
         ops, eps = self.operators, self.config.norm_eps
-        prepared = ops.prepare(layout, self.shape, self.rope)
-        x = ops.embed(self._embed, layout.token_tensor)
+        x = ops.embed(self._embed, tokens)
         for layer, state in zip(self.layers, cache.layers, strict=True):
             qkv = ops.linear(ops.norm(x, layer.attn_norm, eps), layer.qkv)
             q = ops.rotate_store(qkv, state, prepared, layer.head_norms)
             x = ops.linear_add(ops.attention(q, state, prepared), layer.o, x)
             x = layer.mlp(ops, ops.norm(x, layer.mlp_norm, eps), x)
-        if not len(layout.sampled):
+        if not len(sampled):
             return x.new_empty(0, self.config.vocab_size)
-        last = ops.norm(x.index_select(0, layout.sampled_tensor), self._norm, eps)
+        last = ops.norm(x.index_select(0, sampled), self._norm, eps)
         return ops.head(last, self._head)
 
 

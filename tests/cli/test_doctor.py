@@ -13,7 +13,10 @@ from typer.testing import CliRunner
 from headrace.cli import doctor as command
 from headrace.cli.main import app
 from headrace.cli.options import DEFAULT_MODEL
-from headrace.execution import ceilings
+from headrace.execution import ceilings, tuning
+from headrace.execution.machine import detect_machine
+from headrace.execution.peaks import Peaks
+from headrace.execution.tuning import Tuning
 from headrace.kernels import self_check
 from headrace.kernels.self_check import Check
 from headrace.models import catalogue, source
@@ -80,6 +83,21 @@ def test_a_failed_check_is_named_and_ends_with_1(monkeypatch: pytest.MonkeyPatch
     done = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
     assert done.exit_code == 1
     assert "problem: products are right: largest error 1.0" in done.output
+
+
+def test_what_was_measured_is_kept_and_it_says_where(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tuning, "tuning_folder", lambda: tmp_path)
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["tuning"] == f"{tmp_path}, 1 file; may be deleted"
+    machine = detect_machine()
+    peaks = Peaks.from_json(Tuning.of(machine, machine.threads).get(tuning.PEAKS))
+    assert peaks is not None
+    assert peaks.measured == 1
+    done = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "400"})
+    assert "measurements kept" in done.output
 
 
 def test_an_unknown_format_is_refused() -> None:

@@ -32,6 +32,7 @@ class Diagnosis:
 
     versions: dict[str, str]
     machine: Machine
+    tuning: str
     ceilings: list[Ceiling]
     bounds: list[Bounds]
     bounds_note: str
@@ -87,6 +88,7 @@ def diagnose(weights: str = "auto", seconds: float = 0.5) -> Diagnosis:
     try:
         torch.set_num_threads(machine.threads)
         ceilings = measure_ceilings(machine, seconds)
+        _keep(machine, ceilings)
         chosen = choose(weights, HEAD_DIM)
         kernels += chosen.report
         checks = check_operators(chosen.operators)
@@ -99,6 +101,7 @@ def diagnose(weights: str = "auto", seconds: float = 0.5) -> Diagnosis:
     return Diagnosis(
         versions=_versions(),
         machine=machine,
+        tuning=_tuning(),
         ceilings=ceilings,
         bounds=bounds,
         bounds_note=note,
@@ -106,6 +109,25 @@ def diagnose(weights: str = "auto", seconds: float = 0.5) -> Diagnosis:
         checks=checks,
         problems=problems,
     )
+
+
+def _keep(machine: Machine, ceilings: list[Ceiling]) -> None:
+    """What was measured here, for the next start of an engine."""
+    from headrace.execution.peaks import Peaks, peaks_of, remember
+    from headrace.execution.tuning import PEAKS, Tuning
+
+    kept = Tuning.of(machine, machine.threads)
+    known = Peaks.from_json(kept.get(PEAKS))
+    remember(peaks_of(ceilings), known, lambda found: kept.put(PEAKS, found))
+
+
+def _tuning() -> str:
+    """Where measurements are kept, and how many files of them there are."""
+    from headrace.execution.tuning import tuning_folder
+
+    folder = tuning_folder()
+    count = len(list(folder.glob("*.json")))
+    return f"{folder}, {count} file{'' if count == 1 else 's'}; may be deleted"
 
 
 def _bounds(ceilings: list[Ceiling]) -> tuple[list[Bounds], str]:
@@ -185,6 +207,7 @@ def _machine_rows(found: Diagnosis) -> list[tuple[str, ...]]:
             " available",
         ),
         ("last-level cache", f"{machine.last_level_cache / 2**20:g} MiB"),
+        ("measurements kept", found.tuning),
     ]
 
 

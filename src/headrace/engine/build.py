@@ -85,6 +85,7 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
     ``report`` gets a line for each choice made. Raises ModelError or ConfigError.
     """
     from headrace.execution.memory_plan import STEP_ROWS
+    from headrace.execution.tuning import PEAKS
 
     limit_spinning()
     # Before the slow part, so that a wrong option is known at once.
@@ -108,7 +109,7 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
         report=report,
     )
     kept = built.machine_tuning
-    load, save = partial(kept.get, "peaks"), partial(kept.put, "peaks")
+    load, save = partial(kept.get, PEAKS), partial(kept.put, PEAKS)
     report(measure_roofline(built, files, config.threads, load, save))
     budget, reason = _token_budget(config, built)
     report(f"token budget: {budget} a step ({reason})")

@@ -21,6 +21,7 @@ from headrace.models.weights import WeightReader
 
 FORMAT = 1  # of the file; another number makes a file foreign
 MAX_BYTES = 1 << 20
+PEAKS = "peaks"  # the name of the machine's limits, see execution/peaks.py
 
 log = logging.getLogger(__name__)
 

@@ -82,6 +82,7 @@ def test_an_executor_with_a_roofline_says_what_its_steps_had_to_do() -> None:
     with local.profile() as profile:
         result = run(local, *slices)
     pairs = 30 * 31 // 2 + 5 * 6 // 2
-    assert result.work == roofline.bound(rows=35, samples=1, pairs=pairs, read=0)
+    last = (30 + 5) / 2
+    assert result.work == roofline.bound(rows=35, samples=1, pairs=pairs, last=last, read=0)
     assert profile.traced[0].work == result.work
     assert profile.limit == result.work.seconds

@@ -19,10 +19,12 @@ from tests.execution.tiny import RandomWeights, tiny_config
 from tests.models.tiny import write_gguf
 
 # 2 layers of q and o 96 x 192, k and v 96 x 64, three of 96 x 150; 160 x 96 as output matrix.
-MATRICES = 2 * (2 * 96 * 192 + 2 * 96 * 64 + 3 * 96 * 150)
+LAYER = 2 * 96 * 192 + 2 * 96 * 64 + 3 * 96 * 150
+STATE_MATRICES = 2 * 96 * 64  # of keys and values, all that unsampled rows need of the last layer
+MATRICES = 2 * LAYER
 HEAD = 160 * 96
 STATE = 2 * 2 * 2 * 32  # numbers a token keeps: layers, key and value, heads, their size
-PAIR = 4 * 2 * 6 * 32  # operations a row and position: layers, query heads, their size
+PAIR = 4 * 6 * 32  # operations a row and position in a layer: query heads, their size
 PEAKS = Peaks(bandwidth=1e9, float32=1e11, bfloat16=2e11, int8=4e11)
 FLOAT = WeightFormat("float32", 32.0, 32.0, "float32", 32.0)
 INT8 = WeightFormat("int8", 5.0, 8.0, "bfloat16", 16.0)
@@ -38,7 +40,7 @@ def smollm2() -> ModelConfig:
 
 def test_one_decoded_token_by_hand() -> None:
     work = Roofline(tiny_config(), FLOAT, PEAKS).work((9,), (1,), 1)
-    assert work.operations == 2 * MATRICES + 2 * HEAD + 10 * PAIR
+    assert work.operations == 2 * MATRICES + 2 * HEAD + 2 * 10 * PAIR
     # 9 tokens' state read, one written.
     assert work.bytes == 4 * MATRICES + 4 * HEAD + 10 * STATE * 4
     assert work.seconds == pytest.approx(work.bytes / 1e9)  # all three are bound by memory
@@ -47,11 +49,14 @@ def test_one_decoded_token_by_hand() -> None:
 def test_a_prompt_is_bound_by_operations() -> None:
     work = Roofline(tiny_config(), INT8, PEAKS).work((0,), (1000,), 1)
     pairs = 1000 * 1001 // 2
-    assert work.operations == 1000 * 2 * MATRICES + 2 * HEAD + pairs * PAIR
+    # The last layer's row that samples sees 1000 positions.
+    products = 2 * (1000 * (LAYER + STATE_MATRICES) + LAYER - STATE_MATRICES)
+    attention = (pairs + 1000) * PAIR
+    assert work.operations == products + 2 * HEAD + attention
     assert work.bytes == MATRICES * 5 / 8 + HEAD + 1000 * STATE * 2
-    expected = 1000 * 2 * MATRICES / 4e11  # more than 5/8 MATRICES / 1e9
+    expected = products / 4e11  # more than 5/8 MATRICES / 1e9
     expected += HEAD / 1e9  # more than 2 HEAD / 4e11
-    expected += max(pairs * PAIR / 2e11, 1000 * STATE * 2 / 1e9)
+    expected += max(attention / 2e11, 1000 * STATE * 2 / 1e9)
     assert work.seconds == pytest.approx(expected)
 
 
@@ -60,14 +65,16 @@ def test_slices_of_a_mixed_step_add_up() -> None:
     mixed = roofline.work((7, 0, 5), (1, 3, 2), 2)
     # Rows at positions 7; 0, 1, 2; 5, 6 see so many positions:
     pairs = 8 + (1 + 2 + 3) + (6 + 7)
-    assert mixed == roofline.bound(rows=6, samples=2, pairs=pairs, read=7 + 0 + 5)
+    last = (8 + 3 + 7) * 2 / 3  # two of three slices sample
+    assert mixed == roofline.bound(rows=6, samples=2, pairs=pairs, last=last, read=7 + 0 + 5)
 
 
 def test_nothing_is_read_for_a_head_that_nobody_asks_for() -> None:
     roofline = Roofline(tiny_config(), INT8, PEAKS)
     without, with_head = roofline.work((0,), (4,), 0), roofline.work((0,), (4,), 1)
     assert with_head.bytes - without.bytes == HEAD
-    assert with_head.operations - without.operations == 2 * HEAD
+    rest = 2 * (LAYER - STATE_MATRICES) + 4 * PAIR  # the last layer of the row that samples
+    assert with_head.operations - without.operations == 2 * HEAD + rest
     assert roofline.work((), (), 0).seconds == 0.0
 
 
@@ -81,7 +88,8 @@ def test_pairs_are_those_of_the_rows_one_by_one(
     roofline = Roofline(tiny_config(), INT8, PEAKS)
     starts, lengths = (tuple(part) for part in zip(*slices, strict=True))
     pairs = sum(start + i + 1 for start, length in slices for i in range(length))
-    expected = roofline.bound(sum(lengths), len(slices), pairs, sum(starts))
+    ends = sum(starts) + sum(lengths)
+    expected = roofline.bound(sum(lengths), len(slices), pairs, ends, sum(starts))
     if as_arrays:
         found = roofline.work(
             np.array(starts, dtype=np.int32), np.array(lengths, dtype=np.int32), len(slices)

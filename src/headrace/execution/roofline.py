@@ -7,7 +7,8 @@ longer (Williams, Waterman and Patterson 2009, "Roofline"); a step takes the sum
 - products of all layers: 2 operations a weight and row; every weight is read once a step;
 - the output matrix: the same for the rows that sample;
 - attention: 4 operations a query head, dimension and pair of a row with a position that it sees;
-  each slice reads the state of the tokens before it once and writes that of its own rows.
+  each slice reads the state of the tokens before it once and writes that of its own rows;
+- in the last layer rows that do not sample need their keys and values only.
 
 Activations, norms, rotations, embeddings and sampling are not. Memory is not what is read where a
 model fits the processor's caches or slices share a prefix: there a step may beat the bound.
@@ -92,21 +93,25 @@ class Roofline:
 
     def __init__(self, config: ModelConfig, format: WeightFormat, peaks: Peaks) -> None:
         h, layers = config.hidden_size, config.num_layers
-        per_layer = 2 * h * (config.q_size + config.kv_size) + 3 * h * config.intermediate_size
+        state = 2 * h * config.kv_size
+        per_layer = state + 2 * h * config.q_size + 3 * h * config.intermediate_size
         matrices = layers * per_layer
         self._bandwidth = peaks.bandwidth
         self._product_rate = peaks.rate(format.products)
         self._attention_rate = peaks.rate(format.attention)
-        self._row_operations = 2.0 * matrices
+        self._row_operations = 2.0 * ((layers - 1) * per_layer + state)
+        self._sample_operations = 2.0 * (per_layer - state)
         self._matrix_bytes = matrices * format.matrix_bits / 8
         self._head_operations = 2.0 * config.embedding_parameters
         self._head_bytes = config.embedding_parameters * format.head_bits / 8
-        self._pair_operations = 4.0 * layers * config.q_size
+        self._pair_operations = 4.0 * config.q_size
+        self._earlier_layers = layers - 1
         self._token_bytes = config.cache_values_per_token() * format.cache_bits / 8
 
     def work(self, starts: Integers, lengths: Integers, samples: int) -> Work:
         """Of a step of slices: the position of the first row of each, its rows; rows that sample.
 
+        Which slices sample is not asked: those that do are taken to be as long as the others.
         Costs some microseconds, however many rows there are.
         """
         before = np.asarray(starts, dtype=np.int64)
@@ -114,15 +119,17 @@ class Roofline:
         rows, read = int(np.add.reduce(rows_of)), int(np.add.reduce(before))
         # A row at position p sees p + 1 positions.
         pairs = int(rows_of @ before) + (int(rows_of @ rows_of) + rows) // 2
-        return self.bound(rows, samples, pairs, read)
+        last = (rows + read) * samples / max(len(rows_of), 1)
+        return self.bound(rows, samples, pairs, last, read)
 
-    def bound(self, rows: int, samples: int, pairs: int, read: int) -> Work:
+    def bound(self, rows: int, samples: int, pairs: int, last: float, read: int) -> Work:
         """Of ``rows`` rows, ``samples`` of which sample, with ``pairs`` pairs of a row and a
-        position that it sees, reading the state of ``read`` tokens."""
+        position that it sees, ``last`` of them of rows that sample, reading the state of ``read``
+        tokens."""
         operations = (
-            rows * self._row_operations,
+            rows * self._row_operations + samples * self._sample_operations,
             samples * self._head_operations,
-            pairs * self._pair_operations,
+            (self._earlier_layers * pairs + last) * self._pair_operations,
         )
         bytes_ = (
             self._matrix_bytes if rows else 0.0,
@@ -138,7 +145,8 @@ class Roofline:
 
     def decode(self, batch: int, context: int) -> float:
         """Most tokens per second of ``batch`` sequences whose tokens each see ``context``."""
-        work = self.bound(batch, batch, batch * context, batch * (context - 1))
+        pairs = batch * context
+        work = self.bound(batch, batch, pairs, pairs, batch * (context - 1))
         return batch / work.seconds
 
     def prompt(self, rows: int) -> float:

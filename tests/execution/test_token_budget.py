@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.execution import token_budget
 from headrace.execution.local import LocalExecutor
 from headrace.execution.token_budget import (
     choose_budget,
@@ -117,6 +118,15 @@ def test_a_disturbed_measurement_is_used_and_not_kept(kept: Tuning) -> None:
 
     found = find_token_budget(Counting(70, disturbed), None, kept, "float32")
     assert found.points
+    assert not kept.path.exists()
+
+
+def test_a_measurement_that_ended_too_early_is_used_and_not_kept(
+    kept: Tuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_budget, "SECONDS", 0.0)  # the smallest size is timed all the same
+    found = find_token_budget(Counting(70, steady), None, kept, "float32")
+    assert [rows for rows, _ in found.points] == [16]
     assert not kept.path.exists()
 
 

@@ -43,8 +43,8 @@ def find_token_budget(
     """The token budget from an earlier start's measurement, or else from one taken now.
 
     ``settings`` names what besides the tuning's machine and model the time of a step depends on.
-    A measurement that other programs disturbed is used, but not kept. Raises as
-    measure_token_budget.
+    A measurement that other programs disturbed, or that time did not suffice for, is used, but not
+    kept. Raises as measure_token_budget.
     """
     sizes = _sizes(executor)
     length = min(SLICE, executor.transformer.max_context)
@@ -55,10 +55,10 @@ def find_token_budget(
         found = choose_budget(known, tpot_target)
         return TokenBudget(found.tokens, f"{found.reason}; measured at an earlier start", known)
     times = _measure(executor, sizes)
-    if times and _steady(times):
-        tuning.put(name, [[rows, min(found)] for rows, found in times.items()])
+    if times and _complete(times, sizes) and _steady(times):
+        tuning.put(name, [list(point) for point in _least(times)])
     elif times:
-        log.info("step times vary, other programs are busy: they are used, but not kept")
+        log.info("step times vary or are too few, for this start they do, but are not kept")
     return _choose(executor, times, tpot_target)
 
 
@@ -107,7 +107,7 @@ def _choose(
     if not times:
         room = _room(executor)
         return TokenBudget(max(1, room), f"the cache holds no more than {room} tokens", ())
-    return choose_budget(tuple((rows, min(found)) for rows, found in times.items()), tpot_target)
+    return choose_budget(_least(times), tpot_target)
 
 
 def _monotone(points: Points) -> Points:
@@ -131,11 +131,20 @@ def _measure(executor: LocalExecutor, sizes: tuple[int, ...]) -> dict[int, list[
         for rows in sizes:
             if turn and rows not in times:
                 continue
-            for _ in range(max(1, PASS_ROWS // rows)):
+            for _ in range(max(1, PASS_ROWS // rows) if turn else 1):
                 if times and time.perf_counter() - begun > SECONDS:
                     return times
                 times.setdefault(rows, []).append(_seconds(executor, steps[rows]))
     return times
+
+
+def _complete(times: dict[int, list[float]], sizes: tuple[int, ...]) -> bool:
+    """Whether all sizes were timed, or enough to see the rate level off."""
+    return len(times) == len(sizes) or choose_budget(_least(times)).tokens < max(times)
+
+
+def _least(times: dict[int, list[float]]) -> Points:
+    return tuple((rows, min(found)) for rows, found in times.items())
 
 
 def _steady(times: dict[int, list[float]]) -> bool:

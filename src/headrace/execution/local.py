@@ -111,7 +111,11 @@ class LocalExecutor:
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> tuple[Sampled | None, ...]:
-        self.cache.clear(batch.fresh)
+        if batch.fresh:
+            start = time.monotonic_ns()
+            self.cache.clear(batch.fresh)
+            if self._profile is not None:
+                self._profile.book("clear blocks", start, time.monotonic_ns())
         logits = self.transformer.forward(batch.layout, self.cache)
         start = time.monotonic_ns()
         chosen = self.sampler.sample(logits, list(batch.sequences))

@@ -96,6 +96,7 @@ class Roofline:
         state = 2 * h * config.kv_size
         per_layer = state + 2 * h * config.q_size + 3 * h * config.intermediate_size
         matrices = layers * per_layer
+        self.format = format
         self._bandwidth = peaks.bandwidth
         self._product_rate = peaks.rate(format.products)
         self._attention_rate = peaks.rate(format.attention)

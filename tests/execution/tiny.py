@@ -12,9 +12,13 @@ from gguf.quants import quantize
 
 from headrace.execution.kv_cache import KVCache
 from headrace.execution.local import LocalExecutor
+from headrace.kernels.device.attention import choose_attention
+from headrace.kernels.device.graphs import Capture
+from headrace.kernels.device.operators import DeviceOperators
 from headrace.kernels.dispatch import choose
 from headrace.kernels.extension import load_extension
 from headrace.models.config import ModelConfig, RopeConfig
+from headrace.models.device_transformer import DeviceTransformer
 from headrace.models.model import Model
 from headrace.models.native import NativeTransformer
 from headrace.models.transformer import Transformer
@@ -33,7 +37,11 @@ NATIVE = {
     "native": ("native", "bf16", "Q4_1"),
     "bf16": ("bf16", "bf16", "F32"),
 }
-FORMATS = ("float32", "bfloat16", *(NATIVE if load_extension().available else ()))
+# Operators for a device with its own memory: on the CPU always, on a GPU where there is one.
+DEVICES = {"device float32": ("cpu", torch.float32), "device bfloat16": ("cpu", torch.bfloat16)}
+if torch.cuda.is_available():
+    DEVICES |= {"cuda float32": ("cuda", torch.float32), "cuda bfloat16": ("cuda", torch.bfloat16)}
+FORMATS = ("float32", "bfloat16", *(NATIVE if load_extension().available else ()), *DEVICES)
 
 
 class RandomWeights:
@@ -115,8 +123,20 @@ def tiny_transformer(dtype: str, architecture: str = "llama", block_size: int = 
             config, RandomWeights(config, type_=type_), kind, config.max_context,
             block_size=block_size, cache_format=cache_format,
         )  # fmt: skip
+    if dtype in DEVICES:
+        return device_transformer(config, *DEVICES[dtype])
     operators = choose(dtype, config.head_dim).operators
     return Transformer(config, RandomWeights(config), operators, config.max_context)
+
+
+def device_transformer(config: ModelConfig, device: str, dtype: torch.dtype) -> DeviceTransformer:
+    """Decode steps run from fixed tensors as captured ones do, on the CPU by running them again."""
+    where = torch.device(device)
+    attention, _ = choose_attention(where, config.head_dim, dtype)
+    operators = DeviceOperators(where, dtype, attention)
+    capture: Capture | None = None if device == "cuda" else lambda run: run
+    weights = RandomWeights(config)
+    return DeviceTransformer(config, weights, operators, config.max_context, capture)
 
 
 def executor(model: Model, num_blocks: int = 256, block_size: int = 16) -> LocalExecutor:

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,19 +189,21 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     from headrace.execution.build import measure_roofline
     from headrace.execution.machine import detect_machine
     from headrace.execution.peaks import Peaks, measure_peaks, remember
+    from headrace.execution.tuning import PEAKS
 
     batches, contexts = numbers(options.batches), numbers(options.contexts)
     files, built = built_for(options, batches, contexts)
     contexts = [context for context in contexts if context <= built.max_context]
-    kept: list[object] = [None]
-    line = measure_roofline(built, files, options.threads, lambda: None, kept.append)
+    kept = built.machine_tuning
+    load, save = partial(kept.get, PEAKS), partial(kept.put, PEAKS)
+    line = measure_roofline(built, files, options.threads, load, save)
     print(line, file=sys.stderr)
     decoding = Decoding(built.executor, max(batches) * blocks_of(max(contexts)))
     timings = list(measure(decoding, batches, contexts, options.seconds))
     # Whatever else runs makes the ceilings look lower: before and after, the best counts.
     machine = detect_machine()
     threads = options.threads or machine.threads
-    peaks = remember(measure_peaks(machine, threads), Peaks.from_json(kept[-1]), kept.append)
+    peaks = remember(measure_peaks(machine, threads), Peaks.from_json(load()), save)
     assert peaks is not None, "measured when the executor was told its limits"
     return {
         "model": files.name,

@@ -90,7 +90,7 @@ def test_the_program_writes_numbers_and_plots(
         (1, 16), (2, 16), (1, 32), (2, 32),
     ]  # fmt: skip
     assert found["left_out"] == []
-    assert found["peaks"]["measured"] == 2
+    assert found["peaks"]["bandwidth"] > 0
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "out.svg").read_text()[:2000]
     axes = figure(found).axes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -35,7 +36,10 @@ def test_what_has_no_rate_is_computed_in_float32() -> None:
 
 
 def test_the_best_of_two() -> None:
-    assert LOW.best(HIGH) == Peaks(3e9, 2e9, 0.0, 9e9, measured=2)
+    assert LOW.best(HIGH) == Peaks(3e9, 2e9, 0.0, 9e9, measured=1)  # one rate is much better
+    assert LOW.best(HIGH).best(LOW) == Peaks(3e9, 2e9, 0.0, 9e9, measured=2)
+    close = replace(LOW, int8=9.2e9)
+    assert LOW.best(close) == replace(close, measured=2)
     assert remember(None, LOW, lambda _: pytest.fail("nothing new to save")) is LOW
     saved: list[dict[str, float]] = []
     assert remember(HIGH, LOW, saved.append) == LOW.best(HIGH)
@@ -64,17 +68,16 @@ def test_anything_else_is_no_peaks(found: object) -> None:
     assert Peaks.from_json(found) is None
 
 
-def test_measured_at_the_first_starts_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = iter([LOW, HIGH, LOW])
+def test_measured_at_every_start_until_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = iter([LOW, LOW, HIGH, LOW, HIGH])
     monkeypatch.setattr(peaks, "measure_peaks", lambda machine, threads: next(made))
     kept: list[object] = ["damaged"]
     machine = detect_machine()
-    found = [known_peaks(machine, 1, lambda: kept[-1], kept.append) for _ in range(5)]
-    best = LOW.best(HIGH)
-    assert [p and p.measured for p in found] == [1, 2, 3, 3, 3]
+    found = [known_peaks(machine, 1, lambda: kept[-1], kept.append) for _ in range(7)]
+    assert [p and p.measured for p in found] == [1, 2, 1, 2, 3, 3, 3]
     assert found[0] == LOW
-    assert found[-1] == best.best(LOW)
-    assert len(kept) == 4
+    assert found[-1] == replace(LOW.best(HIGH), measured=3)
+    assert len(kept) == 6
 
 
 def test_peaks_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
     from headrace.execution.bounds import Bounds
     from headrace.execution.ceilings import Ceiling
     from headrace.execution.machine import Machine
+    from headrace.execution.peaks import Peaks
     from headrace.kernels.self_check import Check
 
 FAILED = 1
 # What the choice of kernels depends on besides the machine; most models have heads of this size.
 HEAD_DIM = 64
+FLOAT_BITS, QUANTISED_BITS = 16.0, 5.0  # a weight, in files of either kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,31 +76,31 @@ def diagnose(weights: str = "auto", seconds: float = 0.5) -> Diagnosis:
 
     from headrace.execution.ceilings import measure_ceilings
     from headrace.execution.machine import detect_machine
-    from headrace.kernels.dispatch import choose, choose_dtype
+    from headrace.kernels.dispatch import choose_format
     from headrace.kernels.extension import load_extension
-    from headrace.kernels.self_check import check_operators
 
-    choose_dtype(weights)
+    choose_format(weights, HEAD_DIM, FLOAT_BITS)
     machine = detect_machine()
     extension = load_extension()
     kernels = [f"C++ extension: {extension.reason}"]
     checks: list[Check] = []
     problems: list[str] = []
     ceilings: list[Ceiling] = []
+    peaks: Peaks | None = None
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(machine.threads)
         ceilings = measure_ceilings(machine, seconds)
-        _keep(machine, ceilings)
-        chosen = choose(weights, HEAD_DIM)
-        kernels += chosen.report
-        checks = check_operators(chosen.operators)
+        peaks = _keep(machine, ceilings)
+        for line, found in _formats(weights):
+            kernels.append(line)
+            checks += [check for check in found if check not in checks]
     except HeadraceError as error:
         problems.append(str(error))
     finally:
         torch.set_num_threads(before)
     problems += [f"{check.name}: {check.detail}" for check in checks if not check.passed]
-    bounds, note = _bounds(ceilings)
+    bounds, note = _bounds(peaks)
     return Diagnosis(
         versions=_versions(),
         machine=machine,
@@ -111,14 +114,35 @@ def diagnose(weights: str = "auto", seconds: float = 0.5) -> Diagnosis:
     )
 
 
-def _keep(machine: Machine, ceilings: list[Ceiling]) -> None:
-    """What was measured here, for the next start of an engine."""
+def _formats(weights: str) -> Iterator[tuple[str, list[Check]]]:
+    """What computes models, a line for each kind of file where that matters, and its checks."""
+    from headrace.kernels.dispatch import choose, choose_format
+    from headrace.kernels.extension import load_extension
+    from headrace.kernels.native_check import check_native
+    from headrace.kernels.self_check import check_operators
+
+    kinds = {"": FLOAT_BITS}
+    if weights == "auto":
+        kinds = {" of quantised files": QUANTISED_BITS, " of other files": FLOAT_BITS}
+    for kind, bits in kinds.items():
+        chosen = choose_format(weights, HEAD_DIM, bits)
+        line = f"weights{kind}: {chosen.name} ({chosen.why})"
+        cpu = load_extension().module
+        if chosen.native_code and cpu is not None:
+            yield f"{line}, C++ kernels {cpu.kernels_name()}", check_native(cpu, chosen.name)
+        else:
+            dispatch = choose(chosen.name, HEAD_DIM)
+            yield "; ".join((line, *dispatch.report)), check_operators(dispatch.operators)
+
+
+def _keep(machine: Machine, ceilings: list[Ceiling]) -> Peaks | None:
+    """What was measured here, for the next start of an engine; the best that is known now."""
     from headrace.execution.peaks import Peaks, peaks_of, remember
     from headrace.execution.tuning import PEAKS, Tuning
 
     kept = Tuning.of(machine, machine.threads)
     known = Peaks.from_json(kept.get(PEAKS))
-    remember(peaks_of(ceilings), known, lambda found: kept.put(PEAKS, found))
+    return remember(peaks_of(ceilings), known, lambda found: kept.put(PEAKS, found))
 
 
 def _tuning() -> str:
@@ -130,15 +154,13 @@ def _tuning() -> str:
     return f"{folder}, {count} file{'' if count == 1 else 's'}; may be deleted"
 
 
-def _bounds(ceilings: list[Ceiling]) -> tuple[list[Bounds], str]:
-    """What the ceilings allow the default model, if its files are here; a note."""
+def _bounds(peaks: Peaks | None) -> tuple[list[Bounds], str]:
+    """What the best ceilings known allow the default model, if its files are here; a note."""
     from headrace.execution.bounds import bounds_by_format
-    from headrace.execution.peaks import peaks_of
     from headrace.models.catalogue import CATALOGUE
     from headrace.models.loader import open_model
     from headrace.models.source import resolve
 
-    peaks = peaks_of(ceilings)
     if peaks is None:
         return [], "none without the ceilings of memory and float32"
     if not CATALOGUE[DEFAULT_MODEL].is_fetched():  # to look is not to download

@@ -10,7 +10,8 @@ from headrace.execution.ceilings import KINDS, Ceiling, multiply_add, product, r
 from headrace.execution.machine import Machine
 
 SECONDS = 0.03  # for each rate
-MEASUREMENTS = 3  # at so many starts the rates are measured again, and the best are kept
+SETTLED = 3  # measurements in a row that found nothing better end the measuring at every start
+BETTER = 1.03  # times the rate known
 
 Load = Callable[[], object]
 Save = Callable[[dict[str, float]], None]
@@ -20,8 +21,8 @@ Save = Callable[[dict[str, float]], None]
 class Peaks:
     """Bytes read from memory per second, and operations per second by the kind of product.
 
-    A kind without a rate of its own (0) is computed in float32. ``measured`` counts the
-    measurements that these are the best of.
+    A kind without a rate of its own (0) is computed in float32. These are the best of some
+    measurements; ``measured`` counts them from the last that found one of the rates much better.
     """
 
     bandwidth: float
@@ -38,7 +39,9 @@ class Peaks:
         """The higher of each rate: whatever else runs can only make a measurement lower."""
         names = ("bandwidth", *KINDS)
         rates = {name: max(getattr(self, name), getattr(other, name)) for name in names}
-        return Peaks(**rates, measured=self.measured + other.measured)
+        better = any(rates[name] > BETTER * getattr(self, name) for name in names)
+        measured = other.measured if better else self.measured + other.measured
+        return Peaks(**rates, measured=measured)
 
     def describe(self, kind: str) -> str:
         """Bandwidth and the rate of products of ``kind``."""
@@ -89,13 +92,13 @@ def measure_peaks(machine: Machine, threads: int, seconds: float = SECONDS) -> P
 
 
 def known_peaks(machine: Machine, threads: int, load: Load, save: Save) -> Peaks | None:
-    """The peaks remembered, measured (again) where they come from too few measurements.
+    """The peaks remembered, measured (again) while they have not settled.
 
     ``load`` gives what ``save`` was given last on this machine with as many threads, or anything
     else when there is nothing.
     """
     known = Peaks.from_json(load())
-    if known is not None and known.measured >= MEASUREMENTS:
+    if known is not None and known.measured >= SETTLED:
         return known
     return remember(measure_peaks(machine, threads), known, save)
 

@@ -107,6 +107,6 @@ def remember(new: Peaks | None, known: Peaks | None, save: Save) -> Peaks | None
     """The best of both, saved; ``known`` may be None, and ``new`` where nothing was measured."""
     if new is None:
         return known
-    best = new if known is None else new.best(known)
+    best = new if known is None else known.best(new)
     save(best.to_json())
     return best

@@ -40,7 +40,7 @@ def test_json_is_one_complete_object() -> None:
     assert found["problems"] == []
     assert {c["name"] for c in found["ceilings"]} >= {"memory read", "float32 product"}
     assert all(c["passed"] for c in found["checks"])
-    assert len(found["checks"]) == 4
+    assert len(found["checks"]) >= 4
     assert found["kernels"][0].startswith("C++ extension: ")
     assert set(found["versions"]) == {"headrace", "python", "torch"}
 
@@ -80,7 +80,7 @@ def test_tables_name_what_was_found() -> None:
 def test_a_failed_check_is_named_and_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     bad = Check("products are right", False, "largest error 1.0")
     monkeypatch.setattr(self_check, "check_operators", lambda operators: [bad])
-    done = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
+    done = CliRunner().invoke(app, ["doctor", "--weights", "float32"], env={"COLUMNS": "200"})
     assert done.exit_code == 1
     assert "problem: products are right: largest error 1.0" in done.output
 

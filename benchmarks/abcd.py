@@ -5,6 +5,8 @@
 - A: one request at a time, TTFT in ms and decode tokens per second, (n - 1) / (end - first token)
 - B: prompt tokens per second of a long prompt with one output token, by end-to-end time
 - C, D: output tokens per second of all requests sent at once, by the time to the last token
+- of each, the share of the machine's limit: the least time that its steps need by the measured
+  ceilings (docs/metrics.md), over the time from the first request to the last output
 
 ``--against RESULTS.jsonl`` adds the ratios to other engines' results on the same workloads: JSON
 lines with any of ``A_ttft_ms``, ``A_tok_s``, ``B_prompt_tok_s``, ``C.out_tok_s``, ``D.out_tok_s``.
@@ -33,6 +35,7 @@ FIGURES = {
     "C_out_tok_s": ("C  output tokens/s, 64 at once", 1, True),
     "D_out_tok_s": ("D  output tokens/s, shared prefix", 1, True),
 }
+LIMIT = "_limit_percent"
 Runs = dict[str, list[float]]
 
 
@@ -42,7 +45,12 @@ def measure(bench: Bench, workloads: dict[str, list[Job]], reps: int) -> tuple[R
     cached: Runs = {}
     for name, jobs in workloads.items():
         runs = one_by_one(bench, jobs, reps) if name in ("A", "B") else at_once(bench, jobs, reps)
+        before = bench.reach.total
         for records in runs:
+            reached, before = bench.reach.total.since(before), bench.reach.total
+            if reached.limit:
+                share = 100 * reached.limit / wall(records)
+                figures.setdefault(name + LIMIT, []).append(share)
             for figure, value in figures_of(name, records).items():
                 figures.setdefault(figure, []).append(value)
             cached.setdefault(name, []).append(float(sum(r.cached or 0 for r in records)))
@@ -101,6 +109,8 @@ def print_table(medians: dict[str, float], others: list[tuple[str, dict[str, flo
     """The medians; below each, the ratio to each other engine (above 1: ours is better)."""
     for figure, ours in medians.items():
         text, digits, more_is_better = FIGURES.get(figure, (figure, 1, True))
+        if figure.endswith(LIMIT):
+            text = f"{figure.removesuffix(LIMIT)}  share of the machine's limit, %"
         print(f"{text:<40}{ours:>12,.{digits}f}")
         for name, figures in others:
             if (theirs := figures.get(figure)) is not None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from headrace.engine.config import DEFAULT_MODEL, EngineConfig
+from headrace.engine.reach import Reach
 from headrace.engine.service import EngineService
 from headrace.nouns.errors import HeadraceError
 from headrace.workloads.engine_endpoint import EngineEndpoint
@@ -48,10 +49,15 @@ def read_jobs(path: Path, names: str) -> dict[str, list[Job]]:
 
 
 class Bench:
-    """A loaded engine. Every ``run`` is a tenant of its own, so it finds no cached prefixes."""
+    """A loaded engine. Every ``run`` is a tenant of its own, so it finds no cached prefixes.
+
+    ``reach`` adds up what the engine's steps had to do.
+    """
 
     def __init__(self, service: EngineService) -> None:
         self.service = service
+        self.reach = Reach()
+        service.add_sink(self.reach)
         self._runs = 0
 
     def run(self, jobs: Sequence[Job], limit: int | None = None) -> list[Record]:

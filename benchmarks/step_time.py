@@ -24,12 +24,16 @@ OUTSIDE = "plan, commit, deliver"
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Steps of one kind: ``rows`` are operator, milliseconds a step, share, calls a step."""
+    """Steps of one kind: ``rows`` are operator, milliseconds a step, share, calls a step.
+
+    ``limit_share`` is the share of the machine's limit, of all of the time; None where unknown.
+    """
 
     name: str
     steps: int
     tokens_per_step: float
     ms_per_step: float
+    limit_share: float | None
     rows: list[tuple[str, float, float, int]]
 
 
@@ -115,13 +119,15 @@ def _stretch(name: str, found: Any, seconds: float) -> Stretch:
     rows.append((OUTSIDE, 1e3 * outside / steps, 1 - inside, 1))
     rows.sort(key=lambda row: -row[1])
     total = 1e3 * (found.elapsed + outside) / steps
-    return Stretch(name, found.steps, found.rows / steps, total, rows)
+    share = found.limit / (found.elapsed + outside) if found.limit else None
+    return Stretch(name, found.steps, found.rows / steps, total, share, rows)
 
 
 def print_table(stretch: Stretch) -> None:
     print(
         f"\n{stretch.name}: {stretch.steps} steps of {stretch.tokens_per_step:.1f} tokens,"
         f" {stretch.ms_per_step:.2f} ms each"
+        + (f", {stretch.limit_share:.1%} of the machine's limit" if stretch.limit_share else "")
     )
     for name, ms, share, calls in stretch.rows:
         print(f"  {name:<24}{ms:>10.3f} ms{100 * share:>8.1f} %{calls:>6} calls")

@@ -42,6 +42,19 @@ def test_workloads_on_the_toy_model(tmp_path: Path) -> None:
     assert cached == {"A": [0, 0], "B": [0, 0], "C": [64, 64], "D": [64, 64]}
 
 
+def test_shares_of_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    service = toy_service(step_seconds=0.002)  # a quarter of which is the limit
+    service.start()
+    service.wait_ready()
+    jobs = {"B": [Job(0.0, tuple(range(65, 85)), 5)]}
+    figures, _ = measure(Bench(service), jobs, reps=2)
+    service.close()
+    assert len(figures["B_limit_percent"]) == 2
+    assert all(0 < percent <= 25 for percent in figures["B_limit_percent"])
+    print_table({"B_limit_percent": 24.5}, [])
+    assert "B  share of the machine's limit, %" in capsys.readouterr().out
+
+
 def test_a_failed_request_is_no_result() -> None:
     service = toy_service()
     service.start()

@@ -103,24 +103,26 @@ class LocalExecutor:
             layout = batch.layout
             work = self.roofline.work(layout.starts, layout.lengths, len(layout.sampled))
         end = time.monotonic_ns()
-        if self._profile is not None:
+        profile = self._profile  # another thread may end it
+        if profile is not None:
             span = ("layout", NO_LAYER, submitted, laid_out)
-            self._profile.end_step(step.id, step.tokens, len(step.slices), start, end, span, work)
+            profile.end_step(step.id, step.tokens, len(step.slices), start, end, span, work)
         elapsed = (laid_out - submitted + end - start) * 1e-9
         return StepResult(step.id, sampled, elapsed, error, work)
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> tuple[Sampled | None, ...]:
+        profile = self._profile
         if batch.fresh:
             start = time.monotonic_ns()
             self.cache.clear(batch.fresh)
-            if self._profile is not None:
-                self._profile.book("clear blocks", start, time.monotonic_ns())
+            if profile is not None:
+                profile.book("clear blocks", start, time.monotonic_ns())
         logits = self.transformer.forward(batch.layout, self.cache)
         start = time.monotonic_ns()
         chosen = self.sampler.sample(logits, list(batch.sequences))
-        if self._profile is not None:
-            self._profile.book("sampling", start, time.monotonic_ns())
+        if profile is not None:
+            profile.book("sampling", start, time.monotonic_ns())
         sampled: list[Sampled | None] = [None] * batch.slices
         for i, token in zip(batch.sampling, chosen, strict=True):
             sampled[i] = token

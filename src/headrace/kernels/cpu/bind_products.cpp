@@ -107,7 +107,9 @@ std::shared_ptr<PackedWeight> pack(const std::string& kind, const std::vector<Ma
         rows += static_cast<size_t>(pieces.back().n);
     }
     if (rows > (1u << 24)) throw std::invalid_argument("a weight may have at most 2^24 rows");
-    return PackedWeight::pack(format, pieces, k, bias_of(bias, rows));
+    const float* values = bias_of(bias, rows);
+    nb::gil_scoped_release release;
+    return PackedWeight::pack(format, pieces, k, values);
 }
 
 std::shared_ptr<PackedWeight> pack_gated(const std::string& kind, const Matrix& gate,
@@ -118,9 +120,10 @@ std::shared_ptr<PackedWeight> pack_gated(const std::string& kind, const Matrix& 
     const Piece first = piece_of(gate, k), second = piece_of(up, k);
     if (gate_bias.has_value() != up_bias.has_value())
         throw std::invalid_argument("gate and up need a bias both, or none");
-    return PackedWeight::pack_gated(format, first, second, k,
-                                    bias_of(gate_bias, static_cast<size_t>(first.n)),
-                                    bias_of(up_bias, static_cast<size_t>(second.n)));
+    const float* values = bias_of(gate_bias, static_cast<size_t>(first.n));
+    const float* up_values = bias_of(up_bias, static_cast<size_t>(second.n));
+    nb::gil_scoped_release release;
+    return PackedWeight::pack_gated(format, first, second, k, values, up_values);
 }
 
 // Rows and their memory.

@@ -1,34 +1,18 @@
 // Every panel is packed by itself, as one task of the pool.
 #include "pack.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <stdexcept>
 #include <string>
 
+#include "memory.hpp"
 #include "pool.hpp"
 #include "stored.hpp"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 namespace headrace {
 namespace {
-
-constexpr size_t LINE = 64, HUGE_PAGE = size_t{2} << 20;
-
-uint8_t* take_memory(size_t size) {
-    const size_t unit = size >= HUGE_PAGE / 2 ? HUGE_PAGE : LINE;
-    size = (size + unit - 1) / unit * unit;
-    void* memory = std::aligned_alloc(unit, size);
-    if (memory == nullptr) throw std::bad_alloc();
-#if defined(__linux__)
-    if (unit == HUGE_PAGE) madvise(memory, size, MADV_HUGEPAGE);  // a hint; failing costs little
-#endif
-    return static_cast<uint8_t*>(memory);
-}
 
 // A row of int8 weights: w = scale * (bytes - 128).
 struct Int8Row {
@@ -39,8 +23,7 @@ struct Int8Row {
 
 // The integer definition of weight.hpp; false where 16 bits cannot hold it, as with blocks whose
 // minimum nearly cancels an enormous step.
-bool define_by_nibbles(const Piece& piece, int row, int k, const std::vector<float>& values,
-                       Int8Row& out) {
+bool define_by_nibbles(const Piece& piece, int row, int k, Int8Row& out) {
     const uint8_t* from = row_start(piece, row, k);
     Block block;
     for (int b = 0; b < k / 32; ++b, from += stored_bytes(piece.type)) {
@@ -53,13 +36,22 @@ bool define_by_nibbles(const Piece& piece, int row, int k, const std::vector<flo
         const uint32_t dq = static_cast<uint32_t>(std::llround(step)) & 0xffffu;
         const uint32_t mq = static_cast<uint32_t>(std::llround(first) + 128) & 0xffffu;
         out.steps[b] = dq | mq << 16;
-        for (int j = 0; j < 32; ++j) {
-            const uint32_t q = static_cast<uint32_t>(block.v[j] + offset);
+        // Of the sixteen values a nibble may have, what they become, and which of them are off.
+        uint8_t become[16];
+        uint32_t off = 0, used = 0;
+        for (uint32_t q = 0; q < 16; ++q) {
             const uint32_t u = ((dq * q + mq) & 0xffffu) >> 8;
-            const float exact = values[32 * b + j] / out.scale + 128.0f;
-            if (std::fabs(static_cast<float>(u) - exact) > 0.6f) return false;
-            out.bytes[32 * b + j] = static_cast<uint8_t>(u);
+            const float value = block.d * static_cast<float>(static_cast<int>(q) - offset) + block.m;
+            const float exact = value / out.scale + 128.0f;
+            off |= static_cast<uint32_t>(std::fabs(static_cast<float>(u) - exact) > 0.6f) << q;
+            become[q] = static_cast<uint8_t>(u);
         }
+        for (int j = 0; j < 32; ++j) {
+            const int q = block.v[j] + offset;
+            used |= 1u << q;
+            out.bytes[32 * b + j] = become[q];
+        }
+        if (used & off) return false;
     }
     return true;
 }
@@ -73,9 +65,23 @@ size_t word_at(int l, int k) {
     return static_cast<size_t>(k / 2) * 64 + l / LANES * 32 + l % LANES * 2 + k % 2;
 }
 
-// Nibbles are or-ed into zeros.
-void put_nibble(uint8_t* nibbles, int l, int k, uint32_t q) {
-    nibbles[nibble_at(l, k)] |= static_cast<uint8_t>(k % 8 < 4 ? q : q << 4);
+// The 32 values of a block as nibbles of lane l.
+void put_nibbles(uint8_t* nibbles, int l, const Block& block, int offset) {
+    for (int k = 0; k < 32; k += 8) {
+        uint8_t four[4];
+        for (int j = 0; j < 4; ++j)
+            four[j] = static_cast<uint8_t>((block.v[k + j] + offset) |
+                                           (block.v[k + 4 + j] + offset) << 4);
+        std::memcpy(nibbles + nibble_at(l, k), four, 4);
+    }
+}
+
+void put_bytes(uint8_t* bytes, int l, const Block& block, int offset) {
+    for (int k = 0; k < 32; k += 4) {
+        uint8_t four[4];
+        for (int j = 0; j < 4; ++j) four[j] = static_cast<uint8_t>(block.v[k + j] + offset);
+        std::memcpy(bytes + byte_at(l, k), four, 4);
+    }
 }
 
 int offset_of(Form form) { return form == Form::q4_0 ? 8 : form == Form::q4_1 ? 0 : 128; }
@@ -189,8 +195,7 @@ class Packer {
         }
         packed_->memory_ = take_memory(size);
         packed_->nbytes_ = size;
-        uint8_t* at = packed_->memory_;
-        std::memset(at, 0, size);
+        uint8_t* at = packed_->memory_.get();
         if (weight_.kind == Kind::int8) weight_.scale = scale_ = reinterpret_cast<float*>(at);
         weight_.bias = bias_ = reinterpret_cast<float*>(at + vectors);
         at += 2 * vectors;
@@ -256,33 +261,30 @@ class Packer {
         row.bytes.assign(width, 128);
         row.steps.assign(width / 32, 128u << 24);
         float top = 0.0f;
-        for (const float v : values) top = std::fmax(top, std::fabs(v));
+        for (const float v : values) top = std::max(top, std::fabs(v));
         row.scale = top < 1e-36f ? 0.0f : top / 127.0f;
         scale_[panel * PANEL + l] = row.scale;
         const bool q4 = c.piece != nullptr && is_q4(c.piece->type);
-        const bool defined = row.scale > 0.0f && q4 &&
-                             define_by_nibbles(*c.piece, c.row, weight_.k, values, row);
+        const bool defined =
+            row.scale > 0.0f && q4 && define_by_nibbles(*c.piece, c.row, weight_.k, row);
         if (row.scale > 0.0f && !defined) {
             for (int i = 0; i < width; ++i)
                 row.bytes[i] = static_cast<uint8_t>(128 + std::lrint(values[i] / row.scale));
             p.few = nullptr;
         }
-        for (int i = 0; i < width; ++i) many_[panel][byte_at(l, i)] = row.bytes[i];
+        for (int i = 0; i < width; i += 4)
+            std::memcpy(many_[panel] + byte_at(l, i), &row.bytes[i], 4);
         if (p.few == nullptr) return;
         uint8_t* few = few_[panel] + 4 * l;
         for (int b = 0; b < width / 32; ++b, few += FEW_BYTES) std::memcpy(few, &row.steps[b], 4);
-        if (defined) put_nibbles(few_[panel] + 4 * PANEL, *c.piece, c.row, l);
-    }
-
-    void put_nibbles(uint8_t* to, const Piece& piece, int row, int l) const {
-        const uint8_t* from = row_start(piece, row, weight_.k);
-        const int offset = piece.type == Stored::q4_0 ? 8 : 0;
+        if (!defined) return;
+        const uint8_t* from = row_start(*c.piece, c.row, weight_.k);
+        uint8_t* to = few_[panel] + 4 * PANEL;
+        const int offset = c.piece->type == Stored::q4_0 ? 8 : 0, step = stored_bytes(c.piece->type);
         Block block;
-        const int step = stored_bytes(piece.type);
         for (int b = 0; b < weight_.k / 32; ++b, to += FEW_BYTES, from += step) {
-            read_block(piece.type, from, block);
-            for (int j = 0; j < 32; ++j)
-                put_nibble(to, l, j, static_cast<uint32_t>(block.v[j] + offset));
+            read_block(c.piece->type, from, block);
+            put_nibbles(to, l, block, offset);
         }
     }
 
@@ -308,13 +310,10 @@ class Packer {
             }
             std::memcpy(d_m, &d, 2);
             if (head == 4) std::memcpy(d_m + 2, &m, 2);
-            for (int j = 0; j < 32; ++j) {
-                const uint32_t u = static_cast<uint32_t>(block.v[j] + offset_of(p.form));
-                if (has_nibbles(p.form))
-                    put_nibble(weights, l, j, u);
-                else
-                    weights[byte_at(l, j)] = static_cast<uint8_t>(u);
-            }
+            if (has_nibbles(p.form))
+                put_nibbles(weights, l, block, offset_of(p.form));
+            else
+                put_bytes(weights, l, block, offset_of(p.form));
         }
     }
 
@@ -359,8 +358,6 @@ std::shared_ptr<PackedWeight> PackedWeight::pack_gated(Kind kind, const Piece& g
     const std::vector<Piece> pieces = {gate, up};
     return Packer(kind, true, pieces, k).pack(gate_bias, up_bias);
 }
-
-PackedWeight::~PackedWeight() { std::free(memory_); }
 
 void PackedWeight::dense_row(int row, float* out) const {
     const bool up = weight_.gated && row >= weight_.n;

@@ -38,7 +38,6 @@ class PackedWeight {
     static std::shared_ptr<PackedWeight> pack_gated(Kind kind, const Piece& gate, const Piece& up,
                                                     int k, const float* gate_bias,
                                                     const float* up_bias);
-    ~PackedWeight();
     PackedWeight(const PackedWeight&) = delete;
     PackedWeight& operator=(const PackedWeight&) = delete;
 
@@ -52,7 +51,7 @@ class PackedWeight {
     PackedWeight() = default;
     Weight weight_{};
     std::vector<Panel> panels_;
-    uint8_t* memory_ = nullptr;
+    std::shared_ptr<uint8_t> memory_;
     size_t nbytes_ = 0;
 };
 

@@ -1,16 +1,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.kernels.extension import load_extension
 from headrace.nouns.sequence import Sequence, Status
 from headrace.nouns.step import Sampled
+from headrace.sampling import sampler as sampler_module
+from headrace.sampling.chooser import Chooser
+from headrace.sampling.native_chooser import NativeChooser
 from headrace.sampling.sampler import Sampler
+from headrace.sampling.torch_chooser import TorchChooser
 from tests.sampling.sequences import random_logits, sequence
+
+
+@pytest.fixture(params=["torch", "native"], scope="module", autouse=True)
+def chooser(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test here runs on both: the reference, and the C++ kernels where they are built."""
+    made: Chooser = TorchChooser()
+    if request.param == "native":
+        module = load_extension().module
+        if module is None:
+            pytest.skip("the C++ extension is not built")
+        made = NativeChooser(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler_module, "find_chooser", lambda: (made, "asked for"))
+        yield request.param
 
 
 def one(logits: torch.Tensor, made: Sequence) -> Sampled:
@@ -154,16 +174,22 @@ class TestEdits:
 class TestLogprobs:
     @pytest.mark.parametrize("params", [{"temperature": 0.0}, {"top_p": 0.5}, {"top_k": 3}, {}])
     def test_are_the_models_own_whatever_is_done_to_the_draw(
-        self, params: dict[str, object]
+        self, params: dict[str, object], chooser: str
     ) -> None:
         logits = random_logits(1, 500)[0]
         made = sequence(
             logprobs=4, output=(3, 4), frequency_penalty=1.0, logit_bias=((2, 3.0),), **params
         )
         got = one(logits, made)
-        expected = logits.log_softmax(-1)
-        assert got.logprob == expected[got.token].item()
-        assert got.top == tuple((i, expected[i].item()) for i in logits.topk(4).indices.tolist())
+        ids = logits.topk(4).indices.tolist()
+        assert got.logprob is not None
+        assert [i for i, _ in got.top] == ids
+        found = [got.logprob, *(value for _, value in got.top)]
+        if chooser == "torch":
+            expected = logits.log_softmax(-1)
+            assert found == [expected[i].item() for i in (got.token, *ids)]
+        exact = logits.double().log_softmax(-1)
+        assert found == pytest.approx([exact[i].item() for i in (got.token, *ids)], rel=1e-6)
 
     def test_zero_means_the_chosen_one_only(self) -> None:
         got = one(random_logits(1, 50)[0], sequence(temperature=0.0, logprobs=0))

@@ -52,3 +52,22 @@ def attend(
     output: str = "float32",
     kernels: str | None = None,
 ) -> npt.NDArray[np.float32]: ...
+def most_likely(logits: npt.NDArray[np.float32], kernels: str | None = None) -> list[int]: ...
+def choose_tokens(
+    logits: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int32],
+    temperature: npt.NDArray[np.float32],
+    top_k: npt.NDArray[np.int64],
+    top_p: npt.NDArray[np.float64],
+    min_p: npt.NDArray[np.float32],
+    streams: npt.NDArray[np.uint64],
+    positions: npt.NDArray[np.int64],
+    kernels: str | None = None,
+) -> list[int]: ...
+def log_probabilities(
+    logits: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int32],
+    chosen: npt.NDArray[np.int32],
+    count: int,
+    kernels: str | None = None,
+) -> tuple[list[float], npt.NDArray[np.int32], npt.NDArray[np.float32]]: ...

@@ -30,7 +30,7 @@ def stream(seed: int, index: int) -> int:
     return splitmix64(splitmix64(seed & _WORD, 0), index)
 
 
-def uniforms(streams: list[int], positions: list[int]) -> npt.NDArray[np.float64]:
+def uniforms(streams: npt.ArrayLike, positions: list[int]) -> npt.NDArray[np.float64]:
     """One number in [0, 1) with 53 random bits per (stream, token position)."""
     z = np.array(streams, dtype=np.uint64)
     z += (np.array(positions, dtype=np.uint64) + np.uint64(1)) * np.uint64(GOLDEN)

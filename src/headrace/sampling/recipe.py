@@ -48,6 +48,11 @@ class Recipe:
         """True when the logits depend on the tokens so far."""
         return self.repetition != 1.0 or self.presence != 0.0 or self.frequency != 0.0
 
+    @property
+    def may_edit(self) -> bool:
+        """True when some step changes logits."""
+        return self.penalises or len(self.bias_ids) > 0 or len(self.suppressed) > 0
+
     def edits(self, sequence: Sequence) -> bool:
         """Whether any logit is changed before the next token of ``sequence`` is chosen."""
         return (

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Sampled
-from headrace.sampling.draw import draw, select
-from headrace.sampling.draws import Draws
+from headrace.sampling.chooser import UNSOUND, Chooser, Columns
 from headrace.sampling.history import TokenHistory
-from headrace.sampling.logprobs import log_probabilities
+from headrace.sampling.native_chooser import find_chooser
 from headrace.sampling.penalties import Edit, apply
-from headrace.sampling.random import uniforms
-from headrace.sampling.ranking import arg_max
 from headrace.sampling.recipe import Recipe
 
-# Logits worked on at once, so that temporary copies stay small and near the cores.
-_BLOCK_LOGITS = 1 << 20
+# Edited copies of logits made at once, so that they stay small and near the cores.
+_COPIED_LOGITS = 1 << 20
 
 
 @dataclass(slots=True, eq=False)
@@ -31,24 +28,40 @@ class _Row:
     history: TokenHistory | None = None
 
 
+class _Batch:
+    """Rows that are sampled together, as they are in step after step of decoding."""
+
+    def __init__(self, sequences: list[Sequence], rows: list[_Row]) -> None:
+        recipes = [row.recipe for row in rows]
+        self.sequences, self.rows = list(sequences), rows
+        self.plain = all(recipe.plain for recipe in recipes)
+        self.columns = Columns.of(recipes)
+        self.errors = {r: e.error for r, e in enumerate(recipes) if e.error is not None}
+        self.reported = [r for r, e in enumerate(recipes) if e.logprobs is not None]
+        self.editable = [r for r, e in enumerate(recipes) if e.may_edit and e.error is None]
+
+
 class Sampler:
     """Chooses tokens as ``docs/sampling.md`` defines.
 
     A row's result depends on its own logits, parameters, seed, index and tokens only, bit for
-    bit, whatever else is in the batch.
+    bit, whatever else is in the batch. ``chooser`` does the arithmetic; by default the best one
+    for logits in the CPU's memory.
     """
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, chooser: Chooser | None = None) -> None:
         self._vocab_size = vocab_size
+        self._chooser = chooser or find_chooser()[0]
         self._rows: dict[int, _Row] = {}
+        self._batch: _Batch | None = None
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, sequences: list[Sequence]) -> list[Sampled]:
         """The next token of ``sequences[r]`` from row r of float32 ``logits`` [R, V].
 
-        ``logits`` stay as they are. A row with a NaN, a +inf, or nothing but -inf, yields a
-        ``Sampled.error`` (and token -1), the others are not affected. Raises ValueError where
-        the shape does not match the sequences or the vocabulary.
+        ``logits`` stay as they are; each row is contiguous. A row with a NaN, a +inf, or nothing
+        but -inf, yields a ``Sampled.error`` (and token -1), the others are not affected. Raises
+        ValueError where the shape does not match the sequences or the vocabulary.
         """
         if logits.shape != (len(sequences), self._vocab_size) or logits.dtype != torch.float32:
             raise ValueError(
@@ -57,18 +70,20 @@ class Sampler:
             )
         if not sequences:
             return []
-        logits = logits.detach().contiguous()
-        rows = [self._row(sequence) for sequence in sequences]
-        peaks, ids = arg_max(logits)
-        tokens: list[int] = ids.tolist()
-        sound: list[bool] = peaks.isfinite().tolist()
-        if all(row.recipe.plain for row in rows) and all(sound):
-            return [Sampled(token) for token in tokens]
-        return self._sample_mixed(logits, rows, peaks, tokens, sound)
+        batch = self._batch
+        if batch is None or batch.sequences != sequences:
+            rows = [self._row(sequence) for sequence in sequences]
+            self._batch = batch = _Batch(sequences, rows)
+        if batch.plain:
+            tokens = self._chooser.most_likely(logits)
+            if UNSOUND not in tokens:
+                return [Sampled(token) for token in tokens]
+        return self._sample_mixed(logits, batch)
 
     def forget(self, sequence: Sequence) -> None:
         """Drop what is kept of ``sequence``; it would be built again if needed."""
         self._rows.pop(id(sequence), None)
+        self._batch = None
 
     def _row(self, sequence: Sequence) -> _Row:
         row = self._rows.get(id(sequence))
@@ -80,107 +95,84 @@ class Sampler:
             self._rows[id(sequence)] = row
         return row
 
-    def _sample_mixed(
-        self,
-        logits: Tensor,
-        rows: list[_Row],
-        peaks: Tensor,
-        tokens: list[int],
-        sound: list[bool],
-    ) -> list[Sampled]:
-        """``sample`` where some row needs more than an arg-max; ``tokens`` are changed."""
-        errors = {
-            r: row.recipe.error or _unsound(logits[r])
-            for r, row in enumerate(rows)
-            if row.recipe.error is not None or not sound[r]
-        }
-        busy = [r for r, row in enumerate(rows) if not row.recipe.plain and r not in errors]
-        edited = [r for r in busy if rows[r].recipe.edits(rows[r].sequence)]
-        drawn = [r for r in busy if not rows[r].recipe.greedy]
-        drawn = sorted(set(drawn).difference(edited))
-        reported = [r for r in busy if rows[r].recipe.logprobs is not None]
-        for part in self._parts(edited):
-            self._choose_edited(logits, rows, part, tokens, errors)
-        for part in self._parts(drawn):
-            how = _draws(select(peaks, part), [rows[r] for r in part])
-            for r, token in zip(part, draw(select(logits, part), how), strict=True):
+    def _sample_mixed(self, logits: Tensor, batch: _Batch) -> list[Sampled]:
+        """``sample`` where some row needs more than the most likely token, or is not sound."""
+        rows, errors = batch.rows, dict(batch.errors)
+        tokens = [UNSOUND] * len(rows)
+        edited = [r for r in batch.editable if rows[r].recipe.edits(rows[r].sequence)]
+        if edited:
+            self._choose_edited(logits, batch, edited, tokens, errors)
+        others = [r for r in range(len(rows)) if r not in batch.errors]
+        if edited:
+            others = sorted(set(others).difference(edited))
+        if others:
+            columns = batch.columns if len(others) == len(rows) else batch.columns.take(others)
+            chosen = self._chooser.choose(logits, others, columns, _positions(rows, others))
+            for r, token in zip(others, chosen, strict=True):
                 tokens[r] = token
+        for r, token in enumerate(tokens):
+            if token == UNSOUND and r not in errors:
+                errors[r] = _unsound(logits[r])
         results = [Sampled(token) for token in tokens]
-        for part in self._parts([r for r in reported if r not in errors]):
-            counts = [rows[r].recipe.logprobs or 0 for r in part]
-            found = log_probabilities(select(logits, part), [tokens[r] for r in part], counts)
-            for r, (logprob, top) in zip(part, found, strict=True):
+        reported = [r for r in batch.reported if r not in errors]
+        if reported:
+            counts = [rows[r].recipe.logprobs or 0 for r in reported]
+            own = [tokens[r] for r in reported]
+            found = self._chooser.log_probabilities(logits, reported, own, counts)
+            for r, (logprob, top) in zip(reported, found, strict=True):
                 results[r] = Sampled(tokens[r], logprob, top)
         for r, error in errors.items():
-            results[r] = Sampled(-1, error=error)
+            results[r] = Sampled(UNSOUND, error=error)
         return results
 
     def _choose_edited(
         self,
         logits: Tensor,
-        rows: list[_Row],
-        part: list[int],
+        batch: _Batch,
+        edited: list[int],
         tokens: list[int],
         errors: dict[int, str],
     ) -> None:
-        """Choose for rows whose logits change first."""
-        changed = logits[torch.tensor(part, device=logits.device)]
-        apply(changed, [self._edit(rows[r]) for r in part])
-        peaks, ids = arg_max(changed)
-        sound = peaks.isfinite().tolist()
-        drawn = []
-        for place, (r, token) in enumerate(zip(part, ids.tolist(), strict=True)):
-            tokens[r] = token
-            if not sound[place]:
-                errors[r] = "after penalties, biases and min_tokens: " + _unsound(changed[place])
-            elif not rows[r].recipe.greedy:
-                drawn.append(place)
-        if drawn:
-            how = _draws(select(peaks, drawn), [rows[part[place]] for place in drawn])
-            for place, token in zip(drawn, draw(select(changed, drawn), how), strict=True):
-                tokens[part[place]] = token
+        """Choose for rows whose logits change first, into ``tokens`` and ``errors``."""
+        rows = batch.rows
+        sound = self._chooser.most_likely(logits)
+        edited = [r for r in edited if sound[r] != UNSOUND]
+        size = max(1, _COPIED_LOGITS // self._vocab_size)
+        for part in (edited[first : first + size] for first in range(0, len(edited), size)):
+            changed = logits[torch.tensor(part, device=logits.device)]
+            apply(changed, [self._edit(rows[r]) for r in part])
+            chosen = self._chooser.choose(
+                changed, list(range(len(part))), batch.columns.take(part), _positions(rows, part)
+            )
+            for place, (r, token) in enumerate(zip(part, chosen, strict=True)):
+                tokens[r] = token
+                if token == UNSOUND:
+                    why = _unsound(changed[place])
+                    errors[r] = "after penalties, biases and min_tokens: " + why
 
     def _edit(self, row: _Row) -> Edit:
         sequence, recipe = row.sequence, row.recipe
-        edit = Edit(bias_ids=recipe.bias_ids, biases=recipe.biases)
-        if recipe.early(sequence):
-            edit = replace(edit, suppressed=recipe.suppressed)
+        suppressed = recipe.suppressed if recipe.early(sequence) else recipe.suppressed[:0]
         if not recipe.penalises:
-            return edit
+            return Edit(bias_ids=recipe.bias_ids, biases=recipe.biases, suppressed=suppressed)
         if row.history is None:
             row.history = TokenHistory(self._vocab_size, sequence.prompt_len)
         row.history.update(sequence.tokens)
-        return replace(
-            edit,
+        return Edit(
             seen=row.history.ids,
             outputs=row.history.outputs,
             repetition=recipe.repetition,
             presence=recipe.presence,
             frequency=recipe.frequency,
+            bias_ids=recipe.bias_ids,
+            biases=recipe.biases,
+            suppressed=suppressed,
         )
 
-    def _parts(self, rows: list[int]) -> list[list[int]]:
-        size = max(1, _BLOCK_LOGITS // self._vocab_size)
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
 
-
-def _draws(peaks: Tensor, rows: list[_Row]) -> Draws:
-    """How ``rows`` are drawn, whose largest logits are ``peaks``."""
-    recipes = [row.recipe for row in rows]
-    positions = [len(row.sequence.tokens) for row in rows]
-    uniform = uniforms([recipe.stream for recipe in recipes], positions)
-
-    def column(values: list[float], dtype: torch.dtype) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=peaks.device)
-
-    return Draws(
-        peak=peaks,
-        temperature=column([recipe.temperature for recipe in recipes], torch.float32),
-        top_k=column([recipe.top_k for recipe in recipes], torch.int64),
-        top_p=column([recipe.top_p for recipe in recipes], torch.float64),
-        min_p=column([recipe.min_p for recipe in recipes], torch.float32),
-        uniform=torch.from_numpy(uniform).to(peaks.device),
-    )
+def _positions(rows: list[_Row], chosen: list[int]) -> list[int]:
+    """Where the next tokens will stand."""
+    return [len(rows[r].sequence.tokens) for r in chosen]
 
 
 def _unsound(row: Tensor) -> str:

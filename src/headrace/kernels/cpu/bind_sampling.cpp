@@ -1,7 +1,158 @@
+// Choosing tokens from logits, rows spread over the pool.
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+
 #include "bindings.hpp"
+#include "pool.hpp"
+#include "sampling.hpp"
+
+namespace nb = nanobind;
 
 namespace headrace {
+namespace {
 
-void bind_sampling(nanobind::module_&) {}
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;
+template <class T>
+using Column = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Waking a sleeping thread takes some 50 us: less than this many rows are not worth it.
+constexpr int SHARED_ROWS = 32;   // rows of which only the largest logit is wanted
+constexpr int SHARED_DRAWS = 4;   // rows that are weighed
+
+Logits view(const Matrix& logits) {
+    if (logits.shape(1) < 1 || logits.shape(1) > (1u << 30) || logits.stride(1) != 1)
+        throw std::invalid_argument("logits must be [rows, vocabulary], each row in one piece");
+    return {logits.data(), logits.stride(0), static_cast<int>(logits.shape(1))};
+}
+
+const Kernels& build(const std::optional<std::string>& name) {
+    static const Kernels* const best = choose_kernels();
+    const Kernels* found = name ? choose_kernels(name->c_str()) : best;
+    if (found == nullptr) throw std::invalid_argument("no kernels named " + *name + " run here");
+    return *found;
+}
+
+Scratch& scratch() {
+    static thread_local Scratch memory;
+    return memory;
+}
+
+// Calls work(i) for i in [0, count), on all threads of the pool if that is worth it.
+template <class Function>
+void each_row(size_t count, size_t shared, Function work) {
+    nb::gil_scoped_release release;
+    if (count < shared || pool().threads() == 1) {
+        for (size_t i = 0; i < count; ++i) work(i);
+        return;
+    }
+    pool().wake();
+    pool().each(static_cast<int>(count), [&](int i, int) { work(static_cast<size_t>(i)); });
+    pool().rest();
+}
+
+template <class... Columns>
+void check_lengths(size_t count, const Columns&... columns) {
+    if (((columns.shape(0) != count) || ...))
+        throw std::invalid_argument("there must be one value for each row chosen from");
+}
+
+void check_rows(const Matrix& logits, const Column<int32_t>& rows) {
+    for (size_t i = 0; i < rows.shape(0); ++i)
+        if (rows(i) < 0 || static_cast<size_t>(rows(i)) >= logits.shape(0))
+            throw std::invalid_argument("row " + std::to_string(rows(i)) + " of " +
+                                        std::to_string(logits.shape(0)) + " rows of logits");
+}
+
+std::vector<int> most_likely(const Matrix& logits, const std::optional<std::string>& kernels) {
+    const Kernels& table = build(kernels);
+    const Logits all = view(logits);
+    std::vector<int> tokens(logits.shape(0));
+    const Draw greedy = {0.0f, 0, 1.0, 0.0f, 0.0};
+    each_row(tokens.size(), SHARED_ROWS, [&](size_t i) {
+        const float* x = all.row(static_cast<int>(i));
+        tokens[i] = choose_token(table, x, all.width, greedy, scratch());
+    });
+    return tokens;
+}
+
+std::vector<int> choose(const Matrix& logits, const Column<int32_t>& rows,
+                        const Column<float>& temperature, const Column<int64_t>& top_k,
+                        const Column<double>& top_p, const Column<float>& min_p,
+                        const Column<uint64_t>& streams, const Column<int64_t>& positions,
+                        const std::optional<std::string>& kernels) {
+    const Kernels& table = build(kernels);
+    const Logits all = view(logits);
+    const size_t count = rows.shape(0);
+    check_rows(logits, rows);
+    check_lengths(count, temperature, top_k, top_p, min_p, streams, positions);
+    for (size_t i = 0; i < count; ++i)
+        if (!(temperature(i) >= 0.0f) || top_k(i) < 1 || !(top_p(i) > 0.0))
+            throw std::invalid_argument("temperatures are at least 0, top_k 1, top_p above 0");
+    std::vector<int> tokens(count);
+    each_row(count, SHARED_DRAWS, [&](size_t i) {
+        const uint64_t position = static_cast<uint64_t>(positions(i));
+        const Draw draw = {temperature(i), top_k(i), top_p(i), min_p(i),
+                           uniform_number(streams(i), position)};
+        tokens[i] = choose_token(table, all.row(rows(i)), all.width, draw, scratch());
+    });
+    return tokens;
+}
+
+template <class T>
+using Table = nb::ndarray<nb::numpy, T, nb::ndim<2>>;
+template <class T>
+Table<T> give(std::unique_ptr<T[]> data, size_t rows, size_t columns) {
+    T* values = data.release();
+    nb::capsule owner(values, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    return Table<T>(values, {rows, columns}, owner);
+}
+
+std::tuple<std::vector<float>, Table<int32_t>, Table<float>> log_probabilities_of(
+    const Matrix& logits, const Column<int32_t>& rows, const Column<int32_t>& chosen, int count,
+    const std::optional<std::string>& kernels) {
+    const Kernels& table = build(kernels);
+    const Logits all = view(logits);
+    const size_t n = rows.shape(0);
+    check_rows(logits, rows);
+    check_lengths(n, chosen);
+    if (count < 0 || count > all.width)
+        throw std::invalid_argument("more log-probabilities are asked for than there are tokens");
+    for (size_t i = 0; i < n; ++i)
+        if (chosen(i) < 0 || chosen(i) >= all.width)
+            throw std::invalid_argument("token " + std::to_string(chosen(i)) +
+                                        " is not in the vocabulary");
+    const size_t columns = static_cast<size_t>(count);
+    std::vector<float> own(n);
+    std::unique_ptr<int32_t[]> ids(new int32_t[n * columns]);
+    std::unique_ptr<float[]> values(new float[n * columns]);
+    each_row(n, SHARED_DRAWS, [&](size_t i) {
+        own[i] = log_probabilities(table, all.row(rows(i)), all.width, chosen(i), count,
+                                   ids.get() + i * columns, values.get() + i * columns, scratch());
+    });
+    return {own, give(std::move(ids), n, columns), give(std::move(values), n, columns)};
+}
+
+}  // namespace
+
+void bind_sampling(nb::module_& m) {
+    m.def("most_likely", &most_likely, nb::arg("logits").noconvert(), nb::arg("kernels") = nb::none(),
+          "The first token of each row's ranking; -1 where a row is not sound.");
+    m.def("choose_tokens", &choose, nb::arg("logits").noconvert(), nb::arg("rows"),
+          nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"),
+          nb::arg("streams"), nb::arg("positions"), nb::arg("kernels") = nb::none(),
+          "A token for each of `rows`, drawn as the columns say; -1 where a row is not sound.");
+    m.def("log_probabilities", &log_probabilities_of, nb::arg("logits").noconvert(),
+          nb::arg("rows"), nb::arg("chosen"), nb::arg("count"), nb::arg("kernels") = nb::none(),
+          "Of each row: that of the chosen token, and ids and values of the `count` first.");
+}
 
 }  // namespace headrace

@@ -8,6 +8,8 @@ namespace headrace {
 
 constexpr int LANES = 16;  // output channels of a vector
 constexpr int PANEL = 32;  // weight rows that are packed and multiplied together
+constexpr int SCAN = 64;   // values that passes over logits take at once
+constexpr int SUMMED = 256;  // values whose sum is one float32; the sums are added in float64
 constexpr int CHUNK = 64;  // inner dimensions are padded with zeros to a multiple of this
 
 // How a model's products are computed; one for all its weights.
@@ -73,6 +75,14 @@ struct Kernels {
     void (*rotate_store)(const RotateStore&, int row_begin, int row_end);
     // One task of the plan (a slice's rows, a group of heads, a range of splits).
     void (*attend)(const Attention&, int task, int thread);
+
+    // Passes over a row of logits or weights; see sampling_kernels.hpp.
+    float (*peaks)(const float* x, int n, float* groups);
+    void (*weigh)(const float* x, int n, float peak, float inverse, float least, float* w,
+                  float* sums);
+    void (*cut)(float* w, int n, float least, float* sums);
+    int (*reach)(const float* x, int n, float low, float* sums);
+    int (*places_within)(const float* x, int n, float low, float high, int32_t* places);
 };
 
 // The builds; null where this program was compiled without one. Ask cpu_features() before use.

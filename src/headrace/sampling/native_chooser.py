@@ -1,0 +1,74 @@
+"""NativeChooser: the C++ kernels, and when they are used."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headrace.kernels.extension import load_extension
+from headrace.sampling.chooser import Chooser, Columns, Top
+from headrace.sampling.torch_chooser import TorchChooser
+
+SLOW_BUILDS = ("portable",)
+
+
+class NativeChooser:
+    """Chooses with the kernels of the C++ extension; ``kernels`` names an instruction set.
+
+    A row's tokens are TorchChooser's but for draws so close to the border between two tokens that
+    the rounding of exp and of sums decides; log-probabilities agree within rounding.
+    """
+
+    def __init__(self, module: ModuleType, kernels: str | None = None) -> None:
+        self.name = f"C++ kernels {kernels or module.kernels_name()}"
+        self._cpu, self._kernels = module, kernels
+
+    def most_likely(self, logits: Tensor) -> list[int]:
+        tokens: list[int] = self._cpu.most_likely(logits.numpy(), self._kernels)
+        return tokens
+
+    def choose(
+        self, logits: Tensor, rows: list[int], columns: Columns, positions: list[int]
+    ) -> list[int]:
+        tokens: list[int] = self._cpu.choose_tokens(
+            logits.numpy(), np.array(rows, np.int32), columns.temperature, columns.top_k,
+            columns.top_p, columns.min_p, columns.streams, np.array(positions, np.int64),
+            self._kernels,
+        )  # fmt: skip
+        return tokens
+
+    def log_probabilities(
+        self, logits: Tensor, rows: list[int], chosen: list[int], counts: list[int]
+    ) -> list[tuple[float, Top]]:
+        own, ids, values = self._cpu.log_probabilities(
+            logits.numpy(),
+            np.array(rows, np.int32),
+            np.array(chosen, np.int32),
+            min(max(counts), logits.shape[-1]),
+            self._kernels,
+        )
+        return [
+            (value, _top(row[:count], top[:count]))
+            for value, row, top, count in zip(
+                own, ids.tolist(), values.tolist(), counts, strict=True
+            )
+        ]
+
+
+def _top(ids: list[int], values: list[float]) -> Top:
+    return tuple((i, v) for i, v in zip(ids, values, strict=True) if v > -np.inf)
+
+
+def find_chooser(device: torch.device | str = "cpu") -> tuple[Chooser, str]:
+    """The chooser for logits on ``device``, the same for all of a process, and why this one."""
+    if torch.device(device).type != "cpu":
+        return TorchChooser(), f"the logits are on {device}"
+    extension = load_extension()
+    if extension.module is None:
+        return TorchChooser(), f"C++ extension: {extension.reason}"
+    if extension.module.kernels_name() in SLOW_BUILDS:
+        return TorchChooser(), "the C++ kernels have no build for this processor"
+    return NativeChooser(extension.module), "chosen by this processor's instruction sets"

@@ -7,12 +7,21 @@ from typing import Any
 import pytest
 import torch
 
-from headrace.execution.build import build_executor, measure_budget, set_threads
+from headrace.execution import ceilings
+from headrace.execution.build import (
+    build_executor,
+    measure_budget,
+    measure_roofline,
+    set_threads,
+)
 from headrace.execution.machine import detect_machine
+from headrace.execution.peaks import Peaks
+from headrace.execution.roofline import Roofline, weight_format
+from headrace.kernels.extension import load_extension
 from headrace.models.loader import ModelFiles
 from headrace.nouns.errors import ConfigError
 from headrace.nouns.step import Slice
-from tests.execution.tiny import run, sequence
+from tests.execution.tiny import RandomWeights, run, sequence, tiny_config
 
 OPTIONS: dict[str, Any] = {
     "weights": "float32", "block_size": 32, "cache_bytes": 64 << 20, "max_context": 512,
@@ -43,6 +52,31 @@ def test_the_default_model_builds_and_runs(default_model: ModelFiles) -> None:
     assert sampled is not None
     assert 0 <= sampled.token < default_model.config.vocab_size
     assert measure_budget(built).tokens >= 16
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_the_limits_of_what_was_built(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if weights == "int8" and not load_extension().available:
+        pytest.skip("needs the C++ extension")
+    monkeypatch.setattr(ceilings, "_buffer_bytes", lambda _: 8 << 20)
+    config = tiny_config(intermediate_size=160)  # in whole blocks, as all else
+    nothing: Any = None
+    files = ModelFiles("m", config, RandomWeights(config, type_="Q4_1"), nothing, nothing)
+    options = {"weights": weights, "max_context": 64, "threads": 1}
+    built = build_executor(files, **(OPTIONS | options))
+    kept: list[dict[str, float]] = []
+    line = measure_roofline(built, files, 1, lambda: None, kept.append)
+    assert line.startswith("limits: memory reads")
+    assert "tokens/s of one stream" in line
+    (peaks,) = kept
+    cache = "float32" if weights == "float32" else "bf16"
+    format = weight_format(weights, files.config, files.weights, cache)
+    assert format.matrix_bits == (32.0 if weights == "float32" else 5.0)
+    expected = Roofline(files.config, format, Peaks(**peaks))  # type: ignore[arg-type]
+    result = run(built.executor, Slice(sequence([1, 2, 3], (0,)), 0, 3, True))
+    assert result.work == expected.work((0,), (3,), 1)
+    monkeypatch.setattr(ceilings, "_buffer_bytes", lambda _: 4096)
+    assert "too little memory" in measure_roofline(built, files, 1, lambda: None, kept.append)
 
 
 def test_options_that_cannot_work_are_refused(default_model: ModelFiles) -> None:

@@ -8,6 +8,7 @@ from headrace.execution import profile as profiles
 from headrace.execution.peaks import Peaks
 from headrace.execution.profile import NO_LAYER, Profile, Span
 from headrace.execution.roofline import Roofline
+from headrace.kernels.extension import load_extension
 from headrace.nouns.step import Slice, Work
 from tests.execution.test_roofline import FLOAT
 from tests.execution.tiny import executor, run, sequence, tiny_config, tiny_transformer, whole
@@ -74,6 +75,25 @@ def test_spans_know_their_layer_and_do_not_overlap() -> None:
     assert step.layout[3] <= step.start <= times[0]
     assert times[-1] <= step.end
     assert (step.rows, step.slices, step.work) == (30, 1, None)
+
+
+@pytest.mark.skipif(not load_extension().available, reason="needs the C++ extension")
+def test_spans_of_the_decoder_have_the_same_form() -> None:
+    local = executor(tiny_transformer("int8"))
+    seq = sequence(range(30), range(2))
+    with local.profile() as profile:
+        whole(local, seq)
+    (step,) = profile.traced
+    layers = {layer for _, layer, _, _ in step.spans}
+    assert layers == {NO_LAYER, *range(local.transformer.config.num_layers)}
+    assert {"attention", "head", "sampling"} <= {name for name, *_ in step.spans}
+    times = [time for _, _, start, end in step.spans for time in (start, end)]
+    assert times == sorted(times)
+    assert step.start <= times[0]
+    assert times[-1] <= step.end
+    seq.tokens.append(5)
+    whole(local, seq)  # and nobody listens any more
+    assert profile.steps == 1
 
 
 def test_an_executor_with_a_roofline_says_what_its_steps_had_to_do() -> None:

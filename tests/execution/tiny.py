@@ -71,12 +71,13 @@ class RandomWeights:
         return self.tensors[name].to(dtype, copy=True)
 
     def stored_type(self, name: str) -> str:
-        return "F32"
+        tensor = self.tensors[name]
+        return self.type if tensor.dim() == 2 and tensor.shape[1] % 32 == 0 else "F32"
 
     def stored(self, name: str) -> StoredWeight:
         tensor = self.tensors[name]
         rows = tensor.view(-1, tensor.shape[-1]).numpy()
-        if tensor.dim() == 2 and tensor.shape[1] % 32 == 0 and self.type != "F32":
+        if self.stored_type(name) != "F32":
             packed = quantize(rows, GGMLQuantizationType[self.type])
             return StoredWeight(self.type, tuple(tensor.shape), packed)
         return StoredWeight("F32", tuple(tensor.shape), rows.view(np.uint8))

@@ -129,13 +129,14 @@ class NativeTransformer:
         samples = len(layout.sampled)
         if samples > len(self._logits):
             self._logits = np.empty((samples, self._logits.shape[1]), dtype=np.float32)
+        on_spans = self.on_spans  # another thread may take it away
         spans = self._decoder.forward(
             layout.tokens, layout.positions, layout.slots, layout.row_starts, layout.starts,
             layout.lengths, layout.table_starts, layout.tables, layout.sampled, layout.padded,
-            cache.array, self._logits, self.on_spans is not None,
+            cache.array, self._logits, on_spans is not None,
         )  # fmt: skip
-        if self.on_spans is not None:
-            self.on_spans(spans)
+        if on_spans is not None:
+            on_spans(spans)
         return torch.from_numpy(self._logits[:samples, : self.config.vocab_size])
 
     def _load_ends(self, weights: WeightReader) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -93,3 +94,18 @@ def test_order_of_changes_and_rows_kept_apart() -> None:
         [2.0 / 2 - 3 * 0.25 - 0.5 + 10, -4.0, 1.0, -inf],
         [-inf, -2.0, 1.0, 4.0],
     ]
+
+
+@given(TOKENS, TOKENS, st.floats(0.01, 5), st.floats(-2, 2), st.floats(-2, 2), st.integers(0, 99))
+def test_arrays_and_tensors_get_the_same_bits(
+    prompt: list[int], output: list[int], r: float, p: float, f: float, seed: int
+) -> None:
+    logits = random_logits(2, VOCAB, seed)
+    logits[0, :3] = torch.tensor([float("inf"), float("-inf"), 3e38])
+    array = logits.numpy().copy()
+    bias = np.array([1.5, -7.0], np.float32)
+    history = edit_of(prompt, output, r, p, f)
+    edits = [history, replace(history, bias_ids=np.array([2, 9]), biases=bias)]
+    apply(logits, edits)
+    apply(array, edits)
+    assert logits.numpy().tobytes() == array.tobytes()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -49,8 +50,27 @@ def test_no_rows() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 5), (2, 4), (10,)])
 def test_a_wrong_shape_is_named(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"expected torch.float32 \[2, 5\]"):
+    with pytest.raises(ValueError, match=r"expected float32 \[2, 5\]"):
         Sampler(5).sample(torch.zeros(shape), [sequence(), sequence()])
+
+
+def test_arrays_are_sampled_as_tensors_are() -> None:
+    logits = random_logits(6, 700)
+    logits[4, 3], logits[5] = math.nan, -math.inf
+    rows = [
+        sequence(temperature=0.0),
+        sequence(seed=1, output=(1, 2), repetition_penalty=1.5, logit_bias=((3, 5.0),)),
+        sequence(seed=2, output=(1, 1, 4), frequency_penalty=0.5, presence_penalty=-1.0, top_p=0.9),
+        sequence(seed=3, logprobs=3, min_tokens=5, stop_token_ids=(7,)),
+        sequence(seed=4, logprobs=3),
+        sequence(seed=5, output=(1,), presence_penalty=1.0),
+    ]
+    expected = Sampler(700).sample(logits, rows)
+    assert Sampler(700).sample(logits.numpy(), rows) == expected
+    assert [got.error is None for got in expected] == [True] * 4 + [False] * 2
+    wide = np.zeros((6, 704), dtype=np.float32)  # as the decoder gives them
+    wide[:, :700] = logits.numpy()
+    assert Sampler(700).sample(wide[:, :700], rows) == expected
 
 
 def test_logits_stay_as_they_are() -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from headrace.sampling.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Logits = npt.NDArray[np.float32] | Tensor
+    """Of the CPU an array or a tensor, of another device a tensor."""
+else:  # torch takes a second to import, and the C++ path has no use for it
+    Logits = Any
 
 Top = tuple[tuple[int, float], ...]
 
@@ -59,12 +66,12 @@ class Chooser(Protocol):
 
     name: str
 
-    def most_likely(self, logits: Tensor) -> list[int]:
+    def most_likely(self, logits: Logits) -> list[int]:
         """The first token of each row's ranking, or ``UNSOUND``."""
         ...
 
     def choose(
-        self, logits: Tensor, rows: list[int], columns: Columns, positions: list[int]
+        self, logits: Logits, rows: list[int], columns: Columns, positions: list[int]
     ) -> list[int]:
         """A token for each of ``rows``, drawn as its columns say, or ``UNSOUND``.
 
@@ -73,7 +80,7 @@ class Chooser(Protocol):
         ...
 
     def log_probabilities(
-        self, logits: Tensor, rows: list[int], chosen: list[int], counts: list[int]
+        self, logits: Logits, rows: list[int], chosen: list[int], counts: list[int]
     ) -> list[tuple[float, Top]]:
         """Natural log-probability of ``chosen[i]`` and the ``counts[i]`` most likely (id, value).
 

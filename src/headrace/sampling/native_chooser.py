@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
 
 from headrace.kernels.extension import load_extension
-from headrace.sampling.chooser import Chooser, Columns, Top
-from headrace.sampling.torch_chooser import TorchChooser
+from headrace.sampling.chooser import Chooser, Columns, Logits, Top
+
+if TYPE_CHECKING:
+    import torch
 
 SLOW_BUILDS = ("portable",)
 
@@ -26,25 +28,25 @@ class NativeChooser:
         self.name = f"C++ kernels {kernels or module.kernels_name()}"
         self._cpu, self._kernels = module, kernels
 
-    def most_likely(self, logits: Tensor) -> list[int]:
-        tokens: list[int] = self._cpu.most_likely(logits.numpy(), self._kernels)
+    def most_likely(self, logits: Logits) -> list[int]:
+        tokens: list[int] = self._cpu.most_likely(_array(logits), self._kernels)
         return tokens
 
     def choose(
-        self, logits: Tensor, rows: list[int], columns: Columns, positions: list[int]
+        self, logits: Logits, rows: list[int], columns: Columns, positions: list[int]
     ) -> list[int]:
         tokens: list[int] = self._cpu.choose_tokens(
-            logits.numpy(), np.array(rows, np.int32), columns.temperature, columns.top_k,
+            _array(logits), np.array(rows, np.int32), columns.temperature, columns.top_k,
             columns.top_p, columns.min_p, columns.streams, np.array(positions, np.int64),
             self._kernels,
         )  # fmt: skip
         return tokens
 
     def log_probabilities(
-        self, logits: Tensor, rows: list[int], chosen: list[int], counts: list[int]
+        self, logits: Logits, rows: list[int], chosen: list[int], counts: list[int]
     ) -> list[tuple[float, Top]]:
         own, ids, values = self._cpu.log_probabilities(
-            logits.numpy(),
+            _array(logits),
             np.array(rows, np.int32),
             np.array(chosen, np.int32),
             min(max(counts), logits.shape[-1]),
@@ -58,17 +60,26 @@ class NativeChooser:
         ]
 
 
+def _array(logits: Logits) -> npt.NDArray[np.float32]:
+    """The same memory."""
+    return logits if isinstance(logits, np.ndarray) else logits.numpy()
+
+
 def _top(ids: list[int], values: list[float]) -> Top:
     return tuple((i, v) for i, v in zip(ids, values, strict=True) if v > -np.inf)
 
 
 def find_chooser(device: torch.device | str = "cpu") -> tuple[Chooser, str]:
     """The chooser for logits on ``device``, the same for all of a process, and why this one."""
-    if torch.device(device).type != "cpu":
-        return TorchChooser(), f"the logits are on {device}"
     extension = load_extension()
-    if extension.module is None:
-        return TorchChooser(), f"C++ extension: {extension.reason}"
-    if extension.module.kernels_name() in SLOW_BUILDS:
-        return TorchChooser(), "the C++ kernels have no build for this processor"
-    return NativeChooser(extension.module), "chosen by this processor's instruction sets"
+    if str(device).partition(":")[0] != "cpu":
+        why = f"the logits are on {device}"
+    elif extension.module is None:
+        why = f"C++ extension: {extension.reason}"
+    elif extension.module.kernels_name() in SLOW_BUILDS:
+        why = "the C++ kernels have no build for this processor"
+    else:
+        return NativeChooser(extension.module), "chosen by this processor's instruction sets"
+    from headrace.sampling.torch_chooser import TorchChooser
+
+    return TorchChooser(), why

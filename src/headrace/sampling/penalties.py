@@ -6,13 +6,18 @@ tokens that a grammar allows would be one more field here.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+
+from headrace.sampling.chooser import Logits
+
+Place = Callable[[npt.NDArray[Any]], Any]
 
 
 def _no_ids() -> npt.NDArray[np.int64]:
@@ -44,37 +49,51 @@ class Edit:
     suppressed: npt.NDArray[np.int64] = field(default_factory=_no_ids)
 
 
-def apply(logits: Tensor, edits: Rows[Edit]) -> None:
-    """Change contiguous float32 logits [R, V] in place, row r by ``edits[r]``; ids are below V."""
-    flat = logits.view(-1)
-    vocab = logits.shape[-1]
-    _penalise(flat, vocab, edits)
-    places = _places([e.bias_ids for e in edits], vocab)
-    if len(places):
-        where = torch.from_numpy(places).to(logits.device)
-        added = np.concatenate([e.biases for e in edits])
-        flat[where] = flat[where] + torch.from_numpy(added).to(logits.device)
-    places = _places([e.suppressed for e in edits], vocab)
-    if len(places):
-        flat[torch.from_numpy(places).to(logits.device)] = -torch.inf
+def apply(logits: Logits, edits: Rows[Edit]) -> None:
+    """Change contiguous float32 logits [R, V] in place, row r by ``edits[r]``; ids are below V.
+
+    The same operations in the same order on arrays and tensors, so the same bits.
+    """
+    flat, vocab = logits.reshape(-1), logits.shape[-1]
+    place = _placing(logits)
+    with np.errstate(all="ignore"):  # what overflows is reported when a token is chosen
+        _penalise(flat, vocab, edits, place)
+        where = _places([e.bias_ids for e in edits], vocab)
+        if len(where):
+            at = place(where)
+            flat[at] = flat[at] + place(np.concatenate([e.biases for e in edits]))
+        where = _places([e.suppressed for e in edits], vocab)
+        if len(where):
+            flat[place(where)] = -math.inf
 
 
-def _penalise(flat: Tensor, vocab: int, edits: Rows[Edit]) -> None:
-    places = _places([e.seen for e in edits], vocab)
-    if not len(places):
+def _placing(logits: Logits) -> Place:
+    """What makes of an array one that can be combined with ``logits``."""
+    if isinstance(logits, np.ndarray):
+        return lambda array: array
+    import torch
+
+    device = logits.device
+    return lambda array: torch.from_numpy(array).to(device)
+
+
+def _penalise(flat: Any, vocab: int, edits: Rows[Edit], place: Place) -> None:
+    where = _places([e.seen for e in edits], vocab)
+    if not len(where):
         return
     lengths = [len(e.seen) for e in edits]
 
-    def spread(values: list[float]) -> Tensor:
-        return torch.from_numpy(np.repeat(np.array(values, np.float32), lengths)).to(flat.device)
+    def spread(values: list[float]) -> Any:
+        return place(np.repeat(np.array(values, np.float32), lengths))
 
-    where = torch.from_numpy(places).to(flat.device)
-    outputs = torch.from_numpy(np.concatenate([e.outputs for e in edits])).to(flat.device)
-    values = flat[where]
-    repetition = spread([e.repetition for e in edits])
-    values = torch.where(values > 0, values / repetition, values * repetition)
-    values = values - spread([e.frequency for e in edits]) * outputs
-    flat[where] = values - spread([e.presence for e in edits]) * (outputs > 0)
+    at = place(where)
+    outputs = place(np.concatenate([e.outputs for e in edits]))
+    values, repetition = flat[at], spread([e.repetition for e in edits])
+    positive = values > 0
+    penalised = values * repetition
+    penalised[positive] = values[positive] / repetition[positive]
+    penalised = penalised - spread([e.frequency for e in edits]) * outputs
+    flat[at] = penalised - spread([e.presence for e in edits]) * (outputs > 0)
 
 
 def _places(ids: list[npt.NDArray[np.int64]], vocab: int) -> npt.NDArray[np.int64]:

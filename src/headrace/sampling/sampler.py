@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Sampled
-from headrace.sampling.chooser import UNSOUND, Chooser, Columns
+from headrace.sampling.chooser import UNSOUND, Chooser, Columns, Logits
 from headrace.sampling.history import TokenHistory
 from headrace.sampling.native_chooser import find_chooser
 from headrace.sampling.penalties import Edit, apply
@@ -55,17 +54,17 @@ class Sampler:
         self._rows: dict[int, _Row] = {}
         self._batch: _Batch | None = None
 
-    @torch.inference_mode()
-    def sample(self, logits: Tensor, sequences: list[Sequence]) -> list[Sampled]:
+    def sample(self, logits: Logits, sequences: list[Sequence]) -> list[Sampled]:
         """The next token of ``sequences[r]`` from row r of float32 ``logits`` [R, V].
 
         ``logits`` stay as they are; each row is contiguous. A row with a NaN, a +inf, or nothing
         but -inf, yields a ``Sampled.error`` (and token -1), the others are not affected. Raises
         ValueError where the shape does not match the sequences or the vocabulary.
         """
-        if logits.shape != (len(sequences), self._vocab_size) or logits.dtype != torch.float32:
+        kind = str(logits.dtype).removeprefix("torch.")
+        if tuple(logits.shape) != (len(sequences), self._vocab_size) or kind != "float32":
             raise ValueError(
-                f"logits are {logits.dtype} {list(logits.shape)}; expected torch.float32"
+                f"logits are {kind} {list(logits.shape)}; expected float32"
                 f" [{len(sequences)}, {self._vocab_size}], a row for each sequence"
             )
         if not sequences:
@@ -95,7 +94,7 @@ class Sampler:
             self._rows[id(sequence)] = row
         return row
 
-    def _sample_mixed(self, logits: Tensor, batch: _Batch) -> list[Sampled]:
+    def _sample_mixed(self, logits: Logits, batch: _Batch) -> list[Sampled]:
         """``sample`` where some row needs more than the most likely token, or is not sound."""
         rows, errors = batch.rows, dict(batch.errors)
         tokens = [UNSOUND] * len(rows)
@@ -127,7 +126,7 @@ class Sampler:
 
     def _choose_edited(
         self,
-        logits: Tensor,
+        logits: Logits,
         batch: _Batch,
         edited: list[int],
         tokens: list[int],
@@ -139,7 +138,7 @@ class Sampler:
         edited = [r for r in edited if sound[r] != UNSOUND]
         size = max(1, _COPIED_LOGITS // self._vocab_size)
         for part in (edited[first : first + size] for first in range(0, len(edited), size)):
-            changed = logits[torch.tensor(part, device=logits.device)]
+            changed = logits[part]
             apply(changed, [self._edit(rows[r]) for r in part])
             chosen = self._chooser.choose(
                 changed, list(range(len(part))), batch.columns.take(part), _positions(rows, part)
@@ -175,9 +174,9 @@ def _positions(rows: list[_Row], chosen: list[int]) -> list[int]:
     return [len(rows[r].sequence.tokens) for r in chosen]
 
 
-def _unsound(row: Tensor) -> str:
+def _unsound(row: Any) -> str:
     """Why a row of logits cannot be sampled from."""
-    bad = int(row.isnan().sum()), int((row == torch.inf).sum())
+    bad = int((row != row).sum()), int((row == math.inf).sum())
     if any(bad):
         return f"the logits hold {bad[0]} NaN and {bad[1]} +inf among {row.shape[-1]} tokens"
     return f"all {row.shape[-1]} logits are -inf, so no token is allowed"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from headrace.sampling.chooser import UNSOUND, Columns, Top
+from headrace.sampling.chooser import UNSOUND, Columns, Logits, Top
 from headrace.sampling.draw import draw, select
 from headrace.sampling.draws import Draws
 from headrace.sampling.logprobs import log_probabilities
@@ -21,8 +22,9 @@ class TorchChooser:
 
     name = "torch"
 
-    def most_likely(self, logits: Tensor) -> list[int]:
-        peaks, ids = arg_max(logits)
+    @torch.inference_mode()
+    def most_likely(self, logits: Logits) -> list[int]:
+        peaks, ids = arg_max(_tensor(logits))
         tokens: list[int] = ids.tolist()
         if not bool(peaks.isfinite().all()):
             for r, sound in enumerate(peaks.isfinite().tolist()):
@@ -30,21 +32,23 @@ class TorchChooser:
                     tokens[r] = UNSOUND
         return tokens
 
+    @torch.inference_mode()
     def choose(
-        self, logits: Tensor, rows: list[int], columns: Columns, positions: list[int]
+        self, logits: Logits, rows: list[int], columns: Columns, positions: list[int]
     ) -> list[int]:
         tokens: list[int] = []
         for places in _parts(len(rows), logits.shape[-1]):
-            part = select(logits, [rows[i] for i in places])
+            part = select(_tensor(logits), [rows[i] for i in places])
             tokens.extend(self._choose_part(part, places, columns, positions))
         return tokens
 
+    @torch.inference_mode()
     def log_probabilities(
-        self, logits: Tensor, rows: list[int], chosen: list[int], counts: list[int]
+        self, logits: Logits, rows: list[int], chosen: list[int], counts: list[int]
     ) -> list[tuple[float, Top]]:
         found: list[tuple[float, Top]] = []
         for places in _parts(len(rows), logits.shape[-1]):
-            part = select(logits, [rows[i] for i in places])
+            part = select(_tensor(logits), [rows[i] for i in places])
             own, most = [chosen[i] for i in places], [counts[i] for i in places]
             found.extend(log_probabilities(part, own, most))
         return found
@@ -67,6 +71,11 @@ class TorchChooser:
             for r, token in zip(drawn, draw(select(logits, drawn), how), strict=True):
                 tokens[r] = token
         return tokens
+
+
+def _tensor(logits: Logits) -> Tensor:
+    """The same memory."""
+    return torch.from_numpy(logits) if isinstance(logits, np.ndarray) else logits
 
 
 def _parts(count: int, vocab: int) -> list[range]:

@@ -76,6 +76,7 @@ struct Attention {
     AttentionShape shape;
     Slices slices;
     const AttentionTask* tasks;
+    int task_count, threads;
     AttentionMerge* merges;
     float* partials;  // results of splits: weighted values [queries][D], maxima, totals
     size_t partial_floats;

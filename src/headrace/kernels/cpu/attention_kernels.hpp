@@ -14,10 +14,12 @@ namespace HEADRACE_ISA {
 // Rows of a slice and one kv head, and the thread's memory.
 struct Tile {
     const Attention& a;
-    int slice, first, rows, head;
+    const AttentionTask& task;
+    int head;
     int queries;   // rows * group; query r * group + g
     int position;  // of the first row
     uint8_t* scratch;
+    const AttentionTask* next;  // the task that this thread is likely to get next, or null
 
     int dim() const { return a.shape.cache.head_dim; }
     uint32_t* packed() const { return reinterpret_cast<uint32_t*>(scratch + a.layout.queries); }
@@ -39,7 +41,7 @@ struct Tile {
 // The tile's queries as the score kernel wants them: per SCORE_QUERIES of them, [pairs][queries].
 inline void pack_queries(const Tile& t) {
     const int group = t.a.shape.group(), dim = t.dim();
-    const size_t row = static_cast<size_t>(t.a.slices.row[t.slice]) + t.first;
+    const size_t row = static_cast<size_t>(t.a.slices.row[t.task.slice]) + t.task.first;
     for (int q = 0; q < t.queries; ++q) {
         const int tile = q / SCORE_QUERIES * SCORE_QUERIES;
         const int width = t.queries - tile < SCORE_QUERIES ? t.queries - tile : SCORE_QUERIES;
@@ -50,16 +52,31 @@ inline void pack_queries(const Tile& t) {
     }
 }
 
-// Where the first `count` groups of a split are in `array`; with int8, where they are once widened.
-inline void find_groups(const Tile& t, const uint8_t* array, int begin, Groups& groups) {
-    const CacheShape& cache = t.a.shape.cache;
-    const int32_t* table = t.a.slices.tables + t.a.slices.table_begin[t.slice];
+// How many groups the kernels fetch ahead: enough to keep the memory busy during a softmax, few
+// enough that the first-level cache holds them besides what is being worked on.
+constexpr int AHEAD = 8;
+
+// What a thread reads in the order it does so: the groups of one split's keys, then its values, then
+// the first ones of what comes after.
+struct Reads {
+    int count;  // of keys, and of values
+    const uint8_t* at[2 * SPLIT_GROUPS + AHEAD];
+
+    Groups keys() const { return {count, at, at + AHEAD}; }
+    Groups values() const { return {count, at + count, at + count + AHEAD}; }
+};
+
+// Where groups of the split beginning at `begin` are in `array`, `count` of them.
+inline void find_groups(const Attention& a, int slice, int head, const uint8_t* array, int begin,
+                        int count, const uint8_t** at) {
+    const CacheShape& cache = a.shape.cache;
+    const int32_t* table = a.slices.tables + a.slices.table_begin[slice];
     const size_t row_bytes = cache.row_bytes(), group_bytes = cache.group_bytes();
-    const uint8_t* base = array + row_bytes * t.head + cache.scales();
+    const uint8_t* base = array + row_bytes * head + cache.scales();
     const int per_block = cache.block_size / GROUP_TOKENS;
     int block = begin / cache.block_size, inside = begin % cache.block_size / GROUP_TOKENS;
-    for (int g = 0; g < groups.count; ++g) {
-        groups.at[g] = base + row_bytes * cache.kv_heads * table[block] + group_bytes * inside;
+    for (int g = 0; g < count; ++g) {
+        at[g] = base + row_bytes * cache.kv_heads * table[block] + group_bytes * inside;
         if (++inside == per_block) {
             inside = 0;
             ++block;
@@ -67,52 +84,108 @@ inline void find_groups(const Tile& t, const uint8_t* array, int begin, Groups& 
     }
 }
 
-// int8 groups to bf16, exactly, and their scales. Changes `groups` to where the bf16 is.
-inline void widen(const Tile& t, int begin, Groups& groups) {
-    const CacheShape& cache = t.a.shape.cache;
-    const int elements = GROUP_TOKENS * cache.head_dim;
-    uint8_t* to = t.scratch + t.a.layout.wide;
-    float* scales = reinterpret_cast<float*>(t.scratch + t.a.layout.scales);
-    for (int g = 0; g < groups.count; ++g) {
-        const int inside = (begin + GROUP_TOKENS * g) % cache.block_size / GROUP_TOKENS;
-        const uint8_t* row = groups.at[g] - cache.group_bytes() * inside - cache.scales();
-        store(scales + GROUP_TOKENS * g,
-              load(reinterpret_cast<const float*>(row) + GROUP_TOKENS * inside));
-        const int8_t* from = reinterpret_cast<const int8_t*>(groups.at[g]);
-        groups.at[g] = to;
-        for (int i = 0; i < elements; i += 2 * LANES, to += 64)
-            store64(to, pack_bf16(to_float(load_i8(from + i)), to_float(load_i8(from + i + LANES))));
+inline int groups_of(int keys) {
+    return ((keys < SPLIT ? keys : SPLIT) + GROUP_TOKENS - 1) / GROUP_TOKENS;
+}
+
+// The first groups of what this thread reads after a split: the next split, the next head's first,
+// or the next task's. Returns how many there are, AHEAD at most.
+inline int find_following(const Tile& t, int split, const uint8_t** at) {
+    const AttentionTask* task = &t.task;
+    int head = t.head;
+    if (++split == task->split_end) {
+        if (++head == task->head_end) {
+            task = t.next;
+            if (task == nullptr) return 0;
+            head = task->head_begin;
+        }
+        split = task->split_begin;
     }
+    const int keys = t.a.slices.start[task->slice] + task->first + task->rows - split * SPLIT;
+    const int groups = groups_of(keys);
+    const int count = groups < AHEAD ? groups : AHEAD;
+    find_groups(t.a, task->slice, head, t.a.keys, split * SPLIT, count, at);
+    return count;
+}
+
+inline void find_reads(const Tile& t, int split, Reads& reads) {
+    const int begin = split * SPLIT;
+    const int count = reads.count = groups_of(t.seen(t.task.rows - 1, begin));
+    find_groups(t.a, t.task.slice, t.head, t.a.keys, begin, count, reads.at);
+    find_groups(t.a, t.task.slice, t.head, t.a.values, begin, count, reads.at + count);
+    const int end = 2 * count + AHEAD;
+    for (int g = 2 * count + find_following(t, split, reads.at + 2 * count); g < end; ++g)
+        reads.at[g] = reads.at[2 * count - 1];
+}
+
+// An int8 split's keys or values as bf16, exactly, and their scales.
+struct Wide {
+    const uint8_t* at[SPLIT_GROUPS];
+    const float* scales;
+
+    Wide(const Tile& t, int begin, const Groups& groups) {
+        const CacheShape& cache = t.a.shape.cache;
+        const int elements = GROUP_TOKENS * cache.head_dim;
+        uint8_t* to = t.scratch + t.a.layout.wide;
+        float* into = reinterpret_cast<float*>(t.scratch + t.a.layout.scales);
+        scales = into;
+        for (int g = 0; g < groups.count; ++g) {
+            const int inside = (begin + GROUP_TOKENS * g) % cache.block_size / GROUP_TOKENS;
+            const uint8_t* row = groups.at[g] - cache.group_bytes() * inside - cache.scales();
+            store(into + GROUP_TOKENS * g,
+                  load(reinterpret_cast<const float*>(row) + GROUP_TOKENS * inside));
+            const int8_t* from = reinterpret_cast<const int8_t*>(groups.at[g]);
+            at[g] = to;
+            for (int i = 0; i < elements; i += 2 * LANES, to += 64) {
+                __builtin_prefetch(groups.ahead[g] + i);
+                store64(to,
+                        pack_bf16(to_float(load_i8(from + i)), to_float(load_i8(from + i + LANES))));
+            }
+        }
+    }
+    Groups groups(int count) const { return {count, at, at}; }
+};
+
+inline float* scores_of(const Tile& t, int query) {
+    return t.scores() + static_cast<size_t>(query) * SCORE_STRIDE;
+}
+inline uint16_t* weights_of(const Tile& t, int query) {
+    return t.weights() + static_cast<size_t>(query) * WEIGHT_STRIDE;
+}
+
+inline void soften_all(const Tile& t, int begin, int width, const Result& into) {
+    const int group = t.a.shape.group();
+    for (int q = 0; q < t.queries; ++q)
+        soften(scores_of(t, q), t.seen(q / group, begin), width, weights_of(t, q),
+               into.highest + q, into.total + q);
+}
+
+inline void attend_split_bf16(const Tile& t, int begin, const Reads& reads, const Result& into) {
+    score_all(t.packed(), t.queries, t.dim(), reads.keys(), t.scores());
+    soften_all(t, begin, reads.count * GROUP_TOKENS, into);
+    weigh_all(t.weights(), t.queries, t.dim(), reads.values(), into.values);
+}
+
+inline void attend_split_int8(const Tile& t, int begin, const Reads& reads, const Result& into) {
+    const int group = t.a.shape.group(), width = reads.count * GROUP_TOKENS;
+    const Wide keys(t, begin, reads.keys());
+    score_all(t.packed(), t.queries, t.dim(), keys.groups(reads.count), t.scores());
+    for (int q = 0; q < t.queries; ++q) scale_scores(scores_of(t, q), width, keys.scales);
+    soften_all(t, begin, width, into);
+    const Wide values(t, begin, reads.values());
+    for (int q = 0; q < t.queries; ++q)
+        scale_weights(weights_of(t, q), t.seen(q / group, begin), values.scales);
+    weigh_all(t.weights(), t.queries, t.dim(), values.groups(reads.count), into.values);
 }
 
 // One split of the tile's rows into `into`.
 inline void attend_split(const Tile& t, int split, const Result& into) {
-    const int begin = split * SPLIT, dim = t.dim(), group = t.a.shape.group();
-    const bool narrow = t.a.shape.cache.format == CacheFormat::int8;
-    const float* scales = reinterpret_cast<const float*>(t.scratch + t.a.layout.scales);
-    const int keys = t.seen(t.rows - 1, begin);
-    Groups groups, values;
-    groups.count = values.count = (keys + GROUP_TOKENS - 1) / GROUP_TOKENS;
-    const int width = groups.count * GROUP_TOKENS;
-    find_groups(t, t.a.keys, begin, groups);
-    find_groups(t, t.a.values, begin, values);
-
-    if (narrow) widen(t, begin, groups);
-    score_all(t.packed(), t.queries, dim, groups, values, t.scores());
-    for (int q = 0; q < t.queries; ++q) {
-        float* scores = t.scores() + static_cast<size_t>(q) * SCORE_STRIDE;
-        if (narrow) scale_scores(scores, width, scales);
-        soften(scores, t.seen(q / group, begin), width,
-               t.weights() + static_cast<size_t>(q) * WEIGHT_STRIDE, into.highest + q,
-               into.total + q);
-    }
-    if (narrow) {
-        widen(t, begin, values);
-        for (int q = 0; q < t.queries; ++q)
-            scale_weights(t.weights() + static_cast<size_t>(q) * WEIGHT_STRIDE,
-                          t.seen(q / group, begin), scales);
-    }
-    weigh_all(t.weights(), t.queries, dim, values, into.values);
+    Reads reads;
+    find_reads(t, split, reads);
+    if (t.a.shape.cache.format == CacheFormat::bf16)
+        attend_split_bf16(t, split * SPLIT, reads, into);
+    else
+        attend_split_int8(t, split * SPLIT, reads, into);
 }
 
 // Merge a split into what came before it, for the rows that see any of its keys.
@@ -125,8 +198,8 @@ inline void merge_split(const Tile& t, int split, const Result& into, const Resu
 // Divide by the sums of the weights, and hand the rows' columns of this head's group over.
 inline void finish(const Tile& t, const Result& result) {
     const int group = t.a.shape.group(), dim = t.dim(), width = group * dim;
-    for (int r = 0; r < t.rows; ++r) {
-        const int row = t.a.slices.row[t.slice] + t.first + r;
+    for (int r = 0; r < t.task.rows; ++r) {
+        const int row = t.a.slices.row[t.task.slice] + t.task.first + r;
         float* values = result.values + static_cast<size_t>(r) * width;
         for (int g = 0; g < group; ++g) {
             const F32 factor = set1(1.0f / result.total[r * group + g]);
@@ -144,37 +217,38 @@ inline void finish(const Tile& t, const Result& result) {
 }
 
 // Some splits of a tile; whoever is last merges all of them.
-inline void attend_piece(const Tile& t, const AttentionTask& task) {
-    AttentionMerge& merge = t.a.merges[task.merge];
-    for (int s = task.split_begin; s < task.split_end; ++s)
+inline void attend_piece(const Tile& t) {
+    AttentionMerge& merge = t.a.merges[t.task.merge];
+    for (int s = t.task.split_begin; s < t.task.split_end; ++s)
         attend_split(t, s, t.partial(merge.begin + s));
     if (__atomic_sub_fetch(&merge.left, 1, __ATOMIC_ACQ_REL) > 0) return;
     merge.left = merge.tasks;  // for the next layer
     const Result result = t.partial(merge.begin);
-    for (int s = 1; s < merge.splits; ++s)
-        merge_split(t, s, result, t.partial(merge.begin + s));
+    for (int s = 1; s < merge.splits; ++s) merge_split(t, s, result, t.partial(merge.begin + s));
+    finish(t, result);
+}
+
+inline void attend_whole(const Tile& t) {
+    const Result result = t.result(t.a.layout.result), more = t.result(t.a.layout.split);
+    attend_split(t, 0, result);
+    for (int s = 1; s < t.task.split_end; ++s) {
+        attend_split(t, s, more);
+        merge_split(t, s, result, more);
+    }
     finish(t, result);
 }
 
 inline void attend(const Attention& a, int index, int thread) {
     const AttentionTask& task = a.tasks[index];
-    uint8_t* scratch = a.scratch + a.layout.bytes * thread;
+    const AttentionTask* next =
+        index + a.threads < a.task_count ? a.tasks + index + a.threads : nullptr;
     const int queries = task.rows * a.shape.group();
     const int position = a.slices.start[task.slice] + task.first;
+    uint8_t* scratch = a.scratch + a.layout.bytes * thread;
     for (int head = task.head_begin; head < task.head_end; ++head) {
-        const Tile t{a, task.slice, task.first, task.rows, head, queries, position, scratch};
+        const Tile t{a, task, head, queries, position, scratch, next};
         pack_queries(t);
-        if (task.merge >= 0) {
-            attend_piece(t, task);
-            continue;
-        }
-        const Result result = t.result(a.layout.result), more = t.result(a.layout.split);
-        attend_split(t, 0, result);
-        for (int s = 1; s < task.split_end; ++s) {
-            attend_split(t, s, more);
-            merge_split(t, s, result, more);
-        }
-        finish(t, result);
+        task.merge < 0 ? attend_whole(t) : attend_piece(t);
     }
 }
 

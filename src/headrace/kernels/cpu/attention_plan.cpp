@@ -65,6 +65,7 @@ int64_t AttentionPlan::keys_of_tiles(const Slices& slices) const {
 
 void AttentionPlan::build(const Slices& slices, int threads) {
     slices_ = slices;
+    threads_ = threads;
     costed_.clear();
     merges_.clear();
     partial_splits_ = 0;
@@ -124,6 +125,8 @@ Attention AttentionPlan::attention() {
     a.shape = shape_;
     a.slices = slices_;
     a.tasks = tasks_.data();
+    a.task_count = tasks();
+    a.threads = threads_;
     a.merges = merges_.data();
     a.partials = partials_.data();
     a.partial_floats = result_floats(shape_);

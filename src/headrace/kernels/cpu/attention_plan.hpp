@@ -37,6 +37,7 @@ class AttentionPlan {
 
     AttentionShape shape_;
     Slices slices_{};
+    int threads_ = 1;
     AttentionScratch layout_;
     std::vector<Costed> costed_;
     std::vector<AttentionTask> tasks_;

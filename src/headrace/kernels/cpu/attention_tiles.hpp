@@ -16,10 +16,12 @@ constexpr int WEIGH_QUERIES = WIDE ? 6 : 2;    // most queries of a value tile
 constexpr int WEIGH_VECTORS = WIDE ? 4 : 2;    // most vectors of 16 dimensions of a value tile
 constexpr int SPLIT_GROUPS = SPLIT / GROUP_TOKENS;
 
-// The groups of 16 keys (or values) of a split, wherever their blocks are.
+// The groups of 16 keys (or values) of a split, wherever their blocks are; and per group what to
+// fetch from memory while it is worked on, as the kernels read one cache line of each at a time.
 struct Groups {
     int count;
-    const uint8_t* at[SPLIT_GROUPS];
+    const uint8_t* const* at;
+    const uint8_t* const* ahead;
 };
 
 // Most groups of keys that a tile of Q queries takes at once.
@@ -32,7 +34,7 @@ constexpr int score_groups(int queries) {
 // scores[q][16 g + token] of Q queries and G groups. query: [pairs][Q] words of two bf16.
 template <int Q, int G>
 inline void score_tile(const uint32_t* query, int pairs, const uint8_t* const* key,
-                       const uint8_t* const* next, float* scores) {
+                       const uint8_t* const* ahead, float* scores) {
     F32 acc[Q][G];
 #pragma GCC unroll 12
     for (int q = 0; q < Q; ++q)
@@ -43,7 +45,7 @@ inline void score_tile(const uint32_t* query, int pairs, const uint8_t* const* k
 #pragma GCC unroll 8
         for (int g = 0; g < G; ++g) {
             k[g] = load64(key[g] + 64 * d);
-            __builtin_prefetch(next[g] + 64 * d);
+            __builtin_prefetch(ahead[g] + 64 * d);
         }
 #pragma GCC unroll 12
         for (int q = 0; q < Q; ++q) {
@@ -58,13 +60,13 @@ inline void score_tile(const uint32_t* query, int pairs, const uint8_t* const* k
         for (int g = 0; g < G; ++g) store(scores + q * SCORE_STRIDE + GROUP_TOKENS * g, acc[q][g]);
 }
 
-// Groups [begin, end), as many at once as fit; `next` of a group is what to fetch meanwhile.
+// Groups [begin, end), as many at once as fit.
 template <int Q>
 inline void score_queries(const uint32_t* query, int pairs, const Groups& keys, int begin, int end,
-                          const Groups& next, float* scores) {
+                          float* scores) {
     constexpr int MOST = score_groups(Q);
     const auto tile = [&](auto run, int groups) {
-        run(query, pairs, keys.at + begin, next.at + begin, scores + GROUP_TOKENS * begin);
+        run(query, pairs, keys.at + begin, keys.ahead + begin, scores + GROUP_TOKENS * begin);
         begin += groups;
     };
     while (end - begin >= MOST) tile(score_tile<Q, MOST>, MOST);
@@ -76,7 +78,7 @@ inline void score_queries(const uint32_t* query, int pairs, const Groups& keys, 
         if (end - begin >= 1) tile(score_tile<Q, 1>, 1);
 }
 
-using ScoreQueries = void (*)(const uint32_t*, int, const Groups&, int, int, const Groups&, float*);
+using ScoreQueries = void (*)(const uint32_t*, int, const Groups&, int, int, float*);
 
 inline ScoreQueries find_score(int queries) {
     if constexpr (WIDE) {
@@ -104,13 +106,13 @@ inline void weigh_tile(const uint16_t* weights, const Groups& values, int at, in
         for (int v = 0; v < V; ++v) acc[q][v] = set1(0.0f);
     for (int g = 0; g < values.count; ++g) {
         const uint8_t* value = values.at[g] + 4 * at;
-        const uint8_t* next = values.at[g + 1 < values.count ? g + 1 : g] + 4 * at;
+        const uint8_t* ahead = values.ahead[g] + 4 * at;
         for (int pair = 0; pair < GROUP_TOKENS / 2; ++pair) {
             B64 x[V];
 #pragma GCC unroll 4
             for (int v = 0; v < V; ++v) {
                 x[v] = load64(value + 64 * v);
-                __builtin_prefetch(next + 64 * v);
+                __builtin_prefetch(ahead + 64 * v);
             }
 #pragma GCC unroll 6
             for (int q = 0; q < Q; ++q) {
@@ -120,7 +122,7 @@ inline void weigh_tile(const uint16_t* weights, const Groups& values, int at, in
             }
             weights += 2;
             value += 4 * static_cast<size_t>(dim);
-            next += 4 * static_cast<size_t>(dim);
+            ahead += 4 * static_cast<size_t>(dim);
         }
     }
 #pragma GCC unroll 6
@@ -157,7 +159,7 @@ inline WeighTile find_weigh(int queries, int vectors) {
 
 // All scores of `count` queries against the keys. query: as packed by pack_queries.
 inline void score_all(const uint32_t* query, int count, int dim, const Groups& keys,
-                      const Groups& next, float* scores) {
+                      float* scores) {
     const int pairs = dim / 2;
     // Few groups at a time, so that they stay in the first-level cache for all queries.
     const int step = count <= SCORE_QUERIES ? SPLIT_GROUPS : 4;
@@ -165,7 +167,7 @@ inline void score_all(const uint32_t* query, int count, int dim, const Groups& k
         const int end = g + step < keys.count ? g + step : keys.count;
         for (int q = 0; q < count; q += SCORE_QUERIES) {
             const int queries = count - q < SCORE_QUERIES ? count - q : SCORE_QUERIES;
-            find_score(queries)(query + static_cast<size_t>(q) * pairs, pairs, keys, g, end, next,
+            find_score(queries)(query + static_cast<size_t>(q) * pairs, pairs, keys, g, end,
                                 scores + static_cast<size_t>(q) * SCORE_STRIDE);
         }
     }

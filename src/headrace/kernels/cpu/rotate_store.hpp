@@ -40,11 +40,11 @@ inline void rotate(const HeadBuffer& head, int dim, const float* cos, const floa
     }
 }
 
-// Where one token of one head goes in its row of the cache, and in what format.
+// Where one token of one head goes: its row of the cache, and its place among the row's tokens.
 struct Slot {
     uint8_t* row;
-    size_t at;  // of its first element
     int offset;
+    float* scale() const { return reinterpret_cast<float*>(row) + offset; }
 };
 
 // Into int8: whole numbers of max|x| / 127, and that as the token's scale; NaN where a value is not
@@ -62,33 +62,55 @@ inline void quantise_head(const float* x, int dim, int8_t* out, float* scale) {
     *scale = high * (1.0f / 127.0f) + sum(all);
 }
 
-// Elements (bytes or words) to the cache: keys as pairs of dimensions GROUP_TOKENS pairs apart,
-// values as single ones two apart. Only the token's own bytes are written, since threads may be
-// writing its neighbours.
+// A key's elements (bytes or words) to the cache, pair by pair.
 template <class Element>
 inline void scatter_key(const Element* x, int dim, uint8_t* out) {
     for (int d = 0; d < dim; d += 2)
         std::memcpy(out + static_cast<size_t>(d) * GROUP_TOKENS * sizeof(Element), x + d,
                     2 * sizeof(Element));
 }
-template <class Element>
-inline void scatter_value(const Element* x, int dim, uint8_t* out) {
-    Element* to = reinterpret_cast<Element*>(out);
-    for (int d = 0; d < dim; ++d) to[2 * d] = x[d];
-}
 
-template <bool KEY>
-inline void put_token(const float* x, const CacheShape& shape, const Slot& slot) {
+inline void put_key(const float* x, const CacheShape& shape, const Slot& slot) {
     const int dim = shape.head_dim;
-    uint8_t* out = slot.row + slot.at;
+    uint8_t* out = slot.row + shape.key_at(slot.offset);
     if (shape.format == CacheFormat::bf16) {
         alignas(64) uint16_t words[MAX_HEAD_DIM];
         for (int i = 0; i < dim; i += LANES) store_bf16(words + i, load(x + i));
-        KEY ? scatter_key(words, dim, out) : scatter_value(words, dim, out);
+        scatter_key(words, dim, out);
     } else {
         alignas(64) int8_t bytes[MAX_HEAD_DIM];
-        quantise_head(x, dim, bytes, reinterpret_cast<float*>(slot.row) + slot.offset);
-        KEY ? scatter_key(bytes, dim, out) : scatter_value(bytes, dim, out);
+        quantise_head(x, dim, bytes, slot.scale());
+        scatter_key(bytes, dim, out);
+    }
+}
+
+// Only the token's own elements are written: another thread may be writing its neighbour's.
+inline void put_value(const float* x, const CacheShape& shape, const Slot& slot) {
+    const int dim = shape.head_dim;
+    uint8_t* out = slot.row + shape.value_at(slot.offset);
+    if (shape.format == CacheFormat::bf16) {
+        uint16_t* words = reinterpret_cast<uint16_t*>(out);
+        for (int i = 0; i < dim; i += LANES) store_bf16_apart(words + 2 * i, load(x + i));
+    } else {
+        alignas(64) int8_t bytes[MAX_HEAD_DIM];
+        quantise_head(x, dim, bytes, slot.scale());
+        for (int d = 0; d < dim; ++d) out[2 * d] = static_cast<uint8_t>(bytes[d]);
+    }
+}
+
+// Ask for the cache lines that a later row's keys and values go to: a key touches as many as it has
+// pairs of dimensions, and waiting for them takes longer than the arithmetic.
+inline void fetch_slots(const RotateStore& a, int row) {
+    const CacheShape& cache = a.shape.cache;
+    const int block = a.slots[row] / cache.block_size, offset = a.slots[row] % cache.block_size;
+    const size_t element = cache.element(), row_bytes = cache.row_bytes();
+    const size_t at = row_bytes * cache.kv_heads * block;
+    for (int h = 0; h < cache.kv_heads; ++h) {
+        const uint8_t* key = a.keys + at + row_bytes * h + cache.key_at(offset);
+        for (size_t i = 0; i < cache.group_bytes(); i += 64) __builtin_prefetch(key + i, 1);
+        const uint8_t* value = a.values + at + row_bytes * h + cache.value_at(offset);
+        for (size_t i = 0; i < 2 * element * cache.head_dim; i += 64)
+            __builtin_prefetch(value + i, 1);
     }
 }
 
@@ -110,9 +132,11 @@ inline void rotate_store(const RotateStore& a, int row_begin, int row_end) {
     const int dim = cache.head_dim, heads = a.shape.heads;
     HeadBuffer head;
     alignas(64) float rotated[MAX_HEAD_DIM];
+    if (row_begin < row_end) fetch_slots(a, row_begin);
     for (int row = row_begin; row < row_end; ++row) {
         const size_t position = static_cast<size_t>(a.positions[row]) * dim;
         const float *cos = a.cos + position, *sin = a.sin + position;
+        if (row + 1 < row_end) fetch_slots(a, row + 1);
         rotate_queries(a, row, cos, sin);
         const int block = a.slots[row] / cache.block_size, offset = a.slots[row] % cache.block_size;
         for (int h = 0; h < cache.kv_heads; ++h) {
@@ -122,9 +146,9 @@ inline void rotate_store(const RotateStore& a, int row_begin, int row_end) {
             load_head(head, key, dim, norm, a.norm_eps);
             rotate(head, dim, cos, sin, [&](int i, F32 y) { store(rotated + i, y); });
             const size_t at = (static_cast<size_t>(block) * cache.kv_heads + h) * cache.row_bytes();
-            put_token<true>(rotated, cache, {a.keys + at, cache.key_at(offset), offset});
-            put_token<false>(key + static_cast<size_t>(cache.kv_heads) * dim, cache,
-                             {a.values + at, cache.value_at(offset), offset});
+            put_key(rotated, cache, {a.keys + at, offset});
+            put_value(key + static_cast<size_t>(cache.kv_heads) * dim, cache,
+                      {a.values + at, offset});
         }
     }
 }

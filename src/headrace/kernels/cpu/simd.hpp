@@ -12,6 +12,7 @@
 //   step_nibbles  likewise, each nibble as the byte ((dq q + mq) mod 2^16) >> 8; dq and mq hold a
 //                 16-bit number twice in every lane, as twice_low and twice_high make them
 //   low_half, high_half, load_half   finite IEEE half numbers to floats
+//   store_bf16_apart   16 floats to every other word, without touching those between
 //   pack_bf16     32 floats to 64 bytes of bf16, rounded to nearest
 //   sum, highest  over the lanes, in one fixed order
 #pragma once

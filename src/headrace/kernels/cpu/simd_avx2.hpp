@@ -101,6 +101,12 @@ inline F32 scale_by_power(F32 x, I32 n) {
                    _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.b, bias), 23))});
 }
 
+inline F32 round(F32 x) {
+    constexpr int NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return {_mm256_round_ps(x.a, NEAREST), _mm256_round_ps(x.b, NEAREST)};
+}
+inline F32 scale_by_whole(F32 x, F32 n) { return scale_by_power(x, round_to_int(n)); }
+
 inline void store_i8(int8_t* p, I32 x) {
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
     const __m128i bytes =
@@ -127,6 +133,11 @@ inline __m256i round_bf16(F32 x) {
 }
 inline void store_bf16(uint16_t* p, F32 x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), round_bf16(x));
+}
+inline void store_bf16_apart(uint16_t* p, F32 x) {
+    uint16_t words[16];
+    store_bf16(words, x);
+    for (int i = 0; i < 16; ++i) p[2 * i] = words[i];
 }
 inline B64 pack_bf16(F32 x, F32 y) { return {round_bf16(x), round_bf16(y)}; }
 inline I32 load_i8(const int8_t* p) {

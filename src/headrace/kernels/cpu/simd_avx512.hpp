@@ -50,6 +50,10 @@ inline F32 scale_by_power(F32 a, I32 n) {                         // a * 2^n, n 
     return mul(a, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, set1_i32(127)), 23)));
 }
 
+inline F32 round(F32 a) { return _mm512_roundscale_ps(a, 0); }  // to nearest, ties to even
+// a * 2^n for whole n in -126..127, which may be close to the limits of float32.
+inline F32 scale_by_whole(F32 a, F32 n) { return _mm512_scalef_ps(a, n); }
+
 // The low bytes of values in -128..127.
 inline void store_i8(int8_t* p, I32 a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
@@ -68,6 +72,10 @@ inline __m256i round_bf16(F32 a) {
 }
 inline void store_bf16(uint16_t* p, F32 a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), round_bf16(a));
+}
+// To p[0], p[2], .. p[30]; what lies between stays as it is, even while others write it.
+inline void store_bf16_apart(uint16_t* p, F32 a) {
+    _mm512_mask_storeu_epi16(p, 0x55555555u, _mm512_cvtepu16_epi32(round_bf16(a)));
 }
 inline B64 pack_bf16(F32 a, F32 b) {  // a's sixteen, then b's
 #ifdef __AVX512BF16__

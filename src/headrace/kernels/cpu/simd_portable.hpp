@@ -129,6 +129,9 @@ inline F32 scale_by_power(F32 a, I32 n) {
     });
 }
 
+inline F32 round(F32 a) { return to_float(round_to_int(a)); }
+inline F32 scale_by_whole(F32 a, F32 n) { return scale_by_power(a, round_to_int(n)); }
+
 inline void store_i8(int8_t* p, I32 a) {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.v[i]);
 }
@@ -144,6 +147,11 @@ inline void store_bf16(uint16_t* p, F32 a) {
 }
 
 inline void store64(void* p, B64 a) { std::memcpy(p, &a, 64); }
+inline void store_bf16_apart(uint16_t* p, F32 x) {
+    uint16_t words[16];
+    store_bf16(words, x);
+    for (int i = 0; i < 16; ++i) p[2 * i] = words[i];
+}
 inline B64 pack_bf16(F32 a, F32 b) {
     uint16_t words[32];
     store_bf16(words, a);

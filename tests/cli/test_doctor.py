@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from gguf.constants import GGMLQuantizationType
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from headrace.execution.machine import detect_machine
 from headrace.execution.peaks import Peaks
 from headrace.execution.tuning import Tuning
 from headrace.kernels import self_check
+from headrace.kernels.device import choose
 from headrace.kernels.self_check import Check
 from headrace.models import catalogue, source
 from headrace.models.source import ModelSource
@@ -29,7 +31,7 @@ from tests.models.tiny import write_gguf
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ceilings, "_buffer_bytes", lambda _: 8 << 20)
     diagnose = command.diagnose
-    monkeypatch.setattr(command, "diagnose", lambda weights: diagnose(weights, seconds=0.0))
+    monkeypatch.setattr(command, "diagnose", lambda *asked: diagnose(*asked, seconds=0.0))
 
 
 def test_json_is_one_complete_object() -> None:
@@ -42,6 +44,7 @@ def test_json_is_one_complete_object() -> None:
     assert all(c["passed"] for c in found["checks"])
     assert len(found["checks"]) >= 4
     assert found["kernels"][0].startswith("C++ extension: ")
+    assert found["kernels"][1].startswith("device: ")
     assert set(found["versions"]) == {"headrace", "python", "torch"}
 
 
@@ -103,3 +106,28 @@ def test_what_was_measured_is_kept_and_it_says_where(
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(ConfigError, match="float7"):
         command.diagnose("float7")
+
+
+def test_the_device_and_the_reason_are_told() -> None:
+    done = CliRunner().invoke(app, ["doctor", "--device", "cpu"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert "device: cpu (asked for)" in done.output
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "_gpu_obstacle", lambda: "there is none")
+    with pytest.raises(ConfigError, match="device is cuda, but there is none; choose auto or cpu"):
+        command.diagnose("auto", "cuda")
+
+
+def test_operators_of_a_device_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a device that computes on the CPU and is not called so."""
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(choose, "choose_device", lambda *_: (torch.device("meta"), "a test"))
+    real = choose.choose_on_device
+    monkeypatch.setattr(choose, "choose_on_device", lambda _, weights, dim: real(cpu, weights, dim))
+    found = command.diagnose("float32", "auto")
+    assert found.kernels[1] == "device: meta (a test)"
+    assert "torch linear on cpu" in found.kernels[2]
+    assert len(found.checks) == 4
+    assert found.problems == []

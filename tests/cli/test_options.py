@@ -52,6 +52,7 @@ def test_the_defaults_are_the_engine_s_own() -> None:
 def test_options_reach_the_configuration() -> None:
     options = EngineOptions(
         weights="float32",
+        device="cpu",
         cache="1MiB",
         max_context=128,
         max_sequences=3,
@@ -65,6 +66,7 @@ def test_options_reach_the_configuration() -> None:
     assert options.config("m") == EngineConfig(
         model="m",
         weights="float32",
+        device="cpu",
         cache_bytes=2**20,
         max_context=128,
         max_sequences=3,
@@ -81,9 +83,9 @@ def test_options_reach_the_configuration() -> None:
 def test_every_option_reaches_the_configuration() -> None:
     """Guards against an option that is declared and then forgotten."""
     changed = {
-        "weights": "float32", "cache": "1MB", "max_context": 7, "max_sequences": 7, "max_queue": 7,
-        "token_budget": 7, "tpot_target": 7.0, "policy": ["static"], "prefix_cache": False,
-        "threads": 7,
+        "weights": "float32", "device": "cpu", "cache": "1MB", "max_context": 7, "max_sequences": 7,
+        "max_queue": 7, "token_budget": 7, "tpot_target": 7.0, "policy": ["static"],
+        "prefix_cache": False, "threads": 7,
     }  # fmt: skip
     assert set(changed) == set(EngineOptions.__slots__)
     for name, value in changed.items():

@@ -22,6 +22,7 @@ from headrace.nouns.request import Request
 from headrace.nouns.sampling_params import SamplingParams
 from headrace.nouns.sequence import FinishReason, Sequence
 from headrace.sampling.detokenizer import Detokenizer
+from headrace.sampling.native_chooser import find_chooser
 from headrace.sampling.sampler import Sampler
 from headrace.scheduling.registry import create
 from headrace.scheduling.scheduler import Limits, Policies, Scheduler
@@ -78,7 +79,8 @@ def make_engine(
     memory = SequenceMemory(blocks, block_size, prefix_cache)
     limits = Limits(budget, max(budget, 2048), sequences)
     scheduler = Scheduler(memory, policies, limits, events.append)
-    runner = LocalExecutor(local.transformer, local.cache, Sampler(VOCAB))
+    chooser, _ = find_chooser(local.transformer.device)
+    runner = LocalExecutor(local.transformer, local.cache, Sampler(VOCAB, chooser))
 
     def new_output(seq: Sequence) -> Output:
         return Output(seq, Detokenizer(lambda token: bytes([token]), lambda token: False))

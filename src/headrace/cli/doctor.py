@@ -13,6 +13,8 @@ from headrace.cli.options import DEFAULT_MODEL
 from headrace.nouns.errors import HeadraceError
 
 if TYPE_CHECKING:
+    import torch
+
     from headrace.execution.bounds import Bounds
     from headrace.execution.ceilings import Ceiling
     from headrace.execution.machine import Machine
@@ -54,12 +56,16 @@ def doctor(
             help="Weights and products: auto, float32, bf16, int8 or native.",
         ),
     ] = "auto",
+    device: Annotated[
+        str,
+        typer.Option("--device", metavar="NAME", help="Where to compute: auto, cpu or cuda."),
+    ] = "auto",
 ) -> None:
     """Say what this machine is, how fast it can be, and which kernels it runs and why.
 
     Checks the chosen kernels against exact results; ends with 1 when a check fails.
     """
-    found = diagnose(weights)
+    found = diagnose(weights, device)
     if as_json:
         import json
 
@@ -70,19 +76,25 @@ def doctor(
         raise typer.Exit(FAILED)
 
 
-def diagnose(weights: str = "auto", seconds: float = 0.5) -> Diagnosis:
-    """Look, measure for ``seconds`` per ceiling, and check. Raises ConfigError for a bad format."""
+def diagnose(weights: str = "auto", device: str = "auto", seconds: float = 0.5) -> Diagnosis:
+    """Look, measure for ``seconds`` per ceiling, and check the kernels of ``device``.
+
+    Raises ConfigError for a format or device that cannot be had here.
+    """
     import torch
 
     from headrace.execution.ceilings import measure_ceilings
     from headrace.execution.machine import detect_machine
+    from headrace.kernels.device.choose import choose_device, describe_device
     from headrace.kernels.dispatch import choose_format
     from headrace.kernels.extension import load_extension
 
-    choose_format(weights, HEAD_DIM, FLOAT_BITS)
+    where, why = choose_device(device, weights)
+    if where.type == "cpu":
+        choose_format(weights, HEAD_DIM, FLOAT_BITS)
     machine = detect_machine()
     extension = load_extension()
-    kernels = [f"C++ extension: {extension.reason}"]
+    kernels = [f"C++ extension: {extension.reason}", describe_device(where, why)]
     checks: list[Check] = []
     problems: list[str] = []
     ceilings: list[Ceiling] = []
@@ -92,7 +104,8 @@ def diagnose(weights: str = "auto", seconds: float = 0.5) -> Diagnosis:
         torch.set_num_threads(machine.threads)
         ceilings = measure_ceilings(machine, seconds)
         peaks = _keep(machine, ceilings)
-        for line, found in _formats(weights):
+        formats = _formats(weights) if where.type == "cpu" else _on_device(weights, where)
+        for line, found in formats:
             kernels.append(line)
             checks += [check for check in found if check not in checks]
     except HeadraceError as error:
@@ -133,6 +146,15 @@ def _formats(weights: str) -> Iterator[tuple[str, list[Check]]]:
         else:
             dispatch = choose(chosen.name, HEAD_DIM)
             yield "; ".join((line, *dispatch.report)), check_operators(dispatch.operators)
+
+
+def _on_device(weights: str, device: torch.device) -> Iterator[tuple[str, list[Check]]]:
+    """What computes models on a device with its own memory, and its checks."""
+    from headrace.kernels.device.choose import choose_on_device
+    from headrace.kernels.self_check import check_operators
+
+    dispatch = choose_on_device(device, weights, HEAD_DIM)
+    yield "; ".join(dispatch.report), check_operators(dispatch.operators)
 
 
 def _keep(machine: Machine, ceilings: list[Ceiling]) -> Peaks | None:

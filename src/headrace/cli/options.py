@@ -88,6 +88,10 @@ class EngineOptions:
             help="Weights and products: auto, float32, bf16, int8 or native.",
         ),
     ] = "auto"
+    device: Annotated[
+        str,
+        _option("--device", metavar="NAME", help="Where to compute: auto, cpu or cuda."),
+    ] = "auto"
     cache: Annotated[
         str | None,
         _option("--cache", metavar="SIZE", help="Memory for the KV cache, such as 512MiB or 2GB."),
@@ -137,6 +141,7 @@ class EngineOptions:
         base = EngineConfig(
             model=model,
             weights=self.weights,
+            device=self.device,
             cache_bytes=None if self.cache is None else parse_size(self.cache),
             max_context=self.max_context,
             max_sequences=self.max_sequences,

@@ -100,6 +100,7 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
     built = build_executor(
         files,
         weights=config.weights,
+        device=config.device,
         block_size=config.block_size,
         cache_bytes=config.cache_bytes,
         cache_format=config.cache_format,

@@ -8,6 +8,7 @@ from headrace.nouns.errors import ConfigError
 
 DEFAULT_MODEL = "smollm2:135m"
 WEIGHTS = ("auto", "float32", "bf16", "int8", "native")
+DEVICES = ("auto", "cpu", "cuda")
 CACHE_FORMATS = ("auto", "bf16", "int8")
 
 
@@ -17,16 +18,18 @@ class EngineConfig:
 
     ``model`` is a catalogue name, a GGUF file, a Hugging Face directory or a hub id. ``weights`` is
     the number format of weights and products: auto, float32, bf16, int8 or native (the file's own
-    blocks). ``cache_bytes`` is the memory for sequence state, ``cache_format`` what it is kept in
-    (auto, bf16 or int8), ``max_context`` the most tokens of one sequence, ``max_sequences`` how
-    many run at once, ``max_queue`` how many may wait. ``token_budget`` is what one step computes;
-    without it the knee of a short measurement is taken, lowered to meet ``tpot_target`` (seconds
-    per output token) if given. ``order``, ``admission``, ``batching`` and ``preemption`` name
-    policies. ``watchdog`` is the age in seconds at which a step in progress counts as hung.
+    blocks). ``device`` is auto (a GPU where torch finds one), cpu or cuda. ``cache_bytes`` is the
+    memory for sequence state, ``cache_format`` what it is kept in (auto, bf16 or int8),
+    ``max_context`` the most tokens of one sequence, ``max_sequences`` how many run at once,
+    ``max_queue`` how many may wait. ``token_budget`` is what one step computes; without it the knee
+    of a short measurement is taken, lowered to meet ``tpot_target`` (seconds per output token) if
+    given. ``order``, ``admission``, ``batching`` and ``preemption`` name policies. ``watchdog`` is
+    the age in seconds at which a step in progress counts as hung.
     """
 
     model: str = DEFAULT_MODEL
     weights: str = "auto"
+    device: str = "auto"
     block_size: int = 16
     cache_bytes: int | None = None
     cache_format: str = "auto"
@@ -51,6 +54,7 @@ class EngineConfig:
                 self._at_least_one(name, getattr(self, name))
         # said at once, not after the model has been fetched
         self._one_of("weights", self.weights, WEIGHTS)
+        self._one_of("device", self.device, DEVICES)
         self._one_of("cache_format", self.cache_format, CACHE_FORMATS)
         if self.tpot_target is not None and not self.tpot_target > 0:
             raise ConfigError(f"tpot_target is {self.tpot_target}; it must be above 0 seconds")

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from headrace.execution import device_build, memory_plan
 from headrace.execution.bounds import bounds_of
+from headrace.execution.device_build import device_memory, plan_on_device
 from headrace.execution.kv_cache import KVCache
 from headrace.execution.local import LocalExecutor
 from headrace.execution.machine import Machine, detect_machine
@@ -18,6 +20,7 @@ from headrace.execution.peaks import Load, Save, known_peaks
 from headrace.execution.roofline import Roofline, weight_format
 from headrace.execution.token_budget import TokenBudget, find_token_budget
 from headrace.execution.tuning import Tuning, model_fingerprint
+from headrace.kernels.device.choose import choose_device, describe_device
 from headrace.kernels.dispatch import Format, choose, choose_format
 from headrace.kernels.extension import load_extension
 from headrace.models.model import Model
@@ -30,6 +33,7 @@ from headrace.models.native import (
 )
 from headrace.models.transformer import Transformer
 from headrace.nouns.errors import ConfigError
+from headrace.sampling.native_chooser import find_chooser
 from headrace.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -82,6 +86,7 @@ def build_executor(
     files: ModelFiles,
     *,
     weights: str,
+    device: str = "auto",
     block_size: int,
     cache_bytes: int | None,
     cache_format: str = "auto",
@@ -90,7 +95,7 @@ def build_executor(
     threads: int | None,
     report: Callable[[str], None],
 ) -> BuiltExecutor:
-    """Choose operators, size the memory, load the weights.
+    """Choose a device and operators, size the memory, load the weights.
 
     ``report`` gets a line for each choice. Raises ConfigError for options that cannot work here
     and ModelError for files that cannot be read.
@@ -98,10 +103,18 @@ def build_executor(
     if block_size not in BLOCK_SIZES:
         raise ConfigError(f"block_size is {block_size}; choose one of {BLOCK_SIZES}")
     machine = detect_machine()
-    lines = [set_threads(threads, machine)]
+    where, why = choose_device(device, weights)
+    lines = [describe_device(where, why), set_threads(threads, machine)]
     config = files.config
-    chosen = choose_format(weights, config.head_dim, stored_bits(files))
-    footprint, describe, make = _plan_model(files, chosen, block_size, cache_format)
+    available, reason = machine.memory_available, machine.memory_reason
+    if where.type == "cpu":
+        chosen = choose_format(weights, config.head_dim, stored_bits(files))
+        footprint, describe, make = _plan_model(files, chosen, block_size, cache_format)
+    else:
+        chosen, footprint, describe, make = _plan_on_device(
+            files, where, weights, cache_format, block_size, max_context
+        )
+        available, reason = device_memory(where)
     lines.extend(describe)
     plan = plan_memory(
         config,
@@ -111,8 +124,10 @@ def build_executor(
         cache_bytes=cache_bytes,
         max_context=max_context,
         max_sequences=max_sequences,
-        available=machine.memory_available,
-        available_reason=machine.memory_reason,
+        available=available,
+        available_reason=reason,
+        attention_bytes=footprint.attention_bytes,
+        cache_share=footprint.cache_share,
     )
     lines.extend(plan.lines())
     for line in lines:
@@ -131,7 +146,8 @@ def build_executor(
         config.num_layers, model.shape, plan.num_blocks, block_size, model.cache_dtype,
         model.device, model.cache_width(block_size),
     )  # fmt: skip
-    executor = LocalExecutor(model, cache, Sampler(config.vocab_size))
+    chooser, _ = find_chooser(model.device)
+    executor = LocalExecutor(model, cache, Sampler(config.vocab_size, chooser))
     count = threads or machine.threads
     return BuiltExecutor(
         executor, plan.num_blocks, block_size, plan.max_context, plan, chosen.name,
@@ -156,6 +172,8 @@ class Footprint:
 
     sizes: WeightSizes
     block_bytes: int
+    attention_bytes: int = memory_plan.ATTENTION_BYTES
+    cache_share: float = memory_plan.CACHE_SHARE
 
 
 def _plan_model(
@@ -194,6 +212,23 @@ def _plan_model(
             config, files.weights, chosen.name, context, block_size=block_size, cache_format=cache
         ),
     )
+
+
+def _plan_on_device(
+    files: ModelFiles,
+    device: torch.device,
+    weights: str,
+    cache_format: str,
+    block_size: int,
+    max_context: int | None,
+) -> tuple[Format, Footprint, list[str], Callable[[int], Model]]:
+    """The same on a device with its own memory."""
+    context = max_context or files.config.max_context
+    found = plan_on_device(files, device, weights, cache_format, block_size, context)
+    size = Footprint(
+        found.sizes, found.block_bytes, found.attention_bytes, device_build.CACHE_SHARE
+    )
+    return Format(found.weights, False, found.lines[0]), size, found.lines, found.make
 
 
 def measure_budget(built: BuiltExecutor, tpot_target: float | None = None) -> TokenBudget:

@@ -74,7 +74,9 @@ def weight_bytes(config: ModelConfig, sizes: WeightSizes, max_context: int) -> P
     return Part("weights", matrices + tables + rope, reason)
 
 
-def workspace_bytes(config: ModelConfig, max_sequences: int) -> Part:
+def workspace_bytes(
+    config: ModelConfig, max_sequences: int, attention_bytes: int = ATTENTION_BYTES
+) -> Part:
     """What a step needs besides weights and cache, at most."""
     widths = 3 * config.hidden_size + 2 * (config.q_size + 2 * config.kv_size)
     row = FLOAT32 * (widths + 2 * config.q_size + 4 * config.intermediate_size)
@@ -82,11 +84,11 @@ def workspace_bytes(config: ModelConfig, max_sequences: int) -> Part:
     single = 2 * FLOAT32 * config.cache_values_per_token() // config.num_layers
     reason = (
         f"a step of {STEP_ROWS} rows {_size(STEP_ROWS * row)}, logits of {max_sequences}"
-        f" sequences {_size(logits)}, attention tiles {_size(ATTENTION_BYTES)}"
+        f" sequences {_size(logits)}, attention tiles {_size(attention_bytes)}"
     )
     # a decoding row's context is gathered whole
     gathered = single * config.max_context // 4
-    return Part("workspace", STEP_ROWS * row + logits + ATTENTION_BYTES + gathered, reason)
+    return Part("workspace", STEP_ROWS * row + logits + attention_bytes + gathered, reason)
 
 
 def plan_memory(
@@ -100,16 +102,19 @@ def plan_memory(
     max_sequences: int,
     available: int,
     available_reason: str,
+    attention_bytes: int = ATTENTION_BYTES,
+    cache_share: float = CACHE_SHARE,
 ) -> MemoryPlan:
     """Divide the memory available.
 
     ``block_bytes`` is what a block of ``block_size`` tokens takes; ``max_context`` None
-    means the model's, or what the cache can hold.
+    means the model's, or what the cache can hold. ``attention_bytes`` is what attention needs
+    besides, ``cache_share`` the most of what is left that a cache not asked for may take.
     Raises ConfigError naming the option to change when something does not fit.
     """
     context = _context(config, max_context)
     weights = weight_bytes(config, sizes, context)
-    workspace = workspace_bytes(config, max_sequences)
+    workspace = workspace_bytes(config, max_sequences, attention_bytes)
     spare = int(available * SPARE_SHARE)
     free = available - weights.bytes - workspace.bytes - spare
     if free < 2 * block_bytes:
@@ -119,7 +124,7 @@ def plan_memory(
             " room for a cache; choose weights int8 or bf16, fewer max_sequences or a smaller model"
         )
     wanted, reason = _cache(
-        config, cache_bytes, context, max_sequences, free, block_bytes, block_size
+        config, cache_bytes, context, max_sequences, free, block_bytes, block_size, cache_share
     )
     num_blocks = wanted // block_bytes - 1  # one block stays zero
     held = num_blocks * block_size
@@ -155,7 +160,7 @@ def _context(config: ModelConfig, asked: int | None) -> int:
 
 def _cache(
     config: ModelConfig, asked: int | None, context: int, max_sequences: int, free: int,
-    block_bytes: int, block_size: int,
+    block_bytes: int, block_size: int, cache_share: float,
 ) -> tuple[int, str]:  # fmt: skip
     if asked is not None:
         if asked > free:
@@ -169,14 +174,14 @@ def _cache(
     wanted = (
         max(max_sequences * -(-length // block_size), -(-context // block_size)) + 1
     ) * block_bytes
-    share = int(free * CACHE_SHARE)
+    share = int(free * cache_share)
     if wanted <= share:
         return wanted, (
             f"room for {max_sequences} sequences of {length} tokens, or one of {context};"
             " more with --cache (cache_bytes)"
         )
     return max(share, 2 * block_bytes), (
-        f"{CACHE_SHARE:.0%} of what weights and workspace leave; more with --cache (cache_bytes)"
+        f"{cache_share:.0%} of what weights and workspace leave; more with --cache (cache_bytes)"
     )
 
 

@@ -9,20 +9,23 @@ from headrace.kernels.device.operators import DeviceOperators
 from headrace.kernels.dispatch import Dispatch
 from headrace.nouns.errors import ConfigError
 
+CPU_FORMATS = ("int8", "native")
 FORMATS = {"float32": torch.float32, "bf16": torch.bfloat16, "bfloat16": torch.bfloat16}
 
 
-def choose_device(name: str) -> tuple[torch.device, str]:
+def choose_device(name: str, weights: str = "auto") -> tuple[torch.device, str]:
     """The device for ``auto``, ``cpu`` or ``cuda``, and why.
 
-    ``auto`` takes a GPU where torch finds one. Raises ConfigError for another name, and for
-    ``cuda`` where there is none.
+    ``auto`` takes a GPU where torch finds one, but for ``weights`` that only the CPU computes.
+    Raises ConfigError for another name, and for ``cuda`` where there is none.
     """
     cpu = torch.device("cpu")
     if name == "cpu":
         return cpu, "asked for"
     if name not in ("auto", "cuda"):
         raise ConfigError(f"device is {name!r}; choose auto, cpu or cuda")
+    if name == "auto" and weights in CPU_FORMATS:
+        return cpu, f"auto: only the CPU computes weights {weights}"
     missing = _gpu_obstacle()
     if not missing:
         why = "auto: torch finds a GPU" if name == "auto" else "asked for"
@@ -34,13 +37,7 @@ def choose_device(name: str) -> tuple[torch.device, str]:
 
 def describe_device(device: torch.device, why: str) -> str:
     """One line: the device, what it is, and the reason it was chosen."""
-    if device.type != "cuda":
-        return f"device: {device} ({why})"
-    found = torch.cuda.get_device_properties(device)
-    return (
-        f"device: {device}, {found.name}, {found.total_memory / 2**30:.1f} GiB, compute capability"
-        f" {found.major}.{found.minor} ({why})"
-    )
+    return f"device: {_full_name(device)} ({why})"
 
 
 def choose_on_device(device: torch.device, weights: str, head_dim: int) -> Dispatch:
@@ -52,8 +49,9 @@ def choose_on_device(device: torch.device, weights: str, head_dim: int) -> Dispa
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_tf32 = False
     attention, checked = choose_attention(device, head_dim, dtype)
+    name = {torch.float32: "float32", torch.bfloat16: "bf16"}[dtype]
     report = (
-        f"weights: {str(dtype).removeprefix('torch.')} ({why}), torch linear on {device}",
+        f"weights: {name} ({why}), torch linear on {_full_name(device)}",
         f"attention: torch, {attention.name} on gathered blocks ({checked})",
     )
     return Dispatch(DeviceOperators(device, dtype, attention), report)
@@ -70,6 +68,14 @@ def _format(device: torch.device, weights: str) -> tuple[torch.dtype, str]:
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float32, "auto: this GPU has no native bfloat16 products"
     return torch.bfloat16, "auto: half the memory to read of float32"
+
+
+def _full_name(device: torch.device) -> str:
+    if device.type != "cuda":
+        return str(device)
+    found = torch.cuda.get_device_properties(device)
+    size = f"{found.total_memory / 2**30:.1f} GiB"
+    return f"{device}, {found.name}, {size}, compute capability {found.major}.{found.minor}"
 
 
 def _gpu_obstacle() -> str:

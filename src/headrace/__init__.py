@@ -39,7 +39,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return _version()
+        from headrace.environment import version
+
+        return version()
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'headrace' has no attribute {name!r}")
@@ -48,12 +50,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__, "__version__"])
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version("headrace")
-    except metadata.PackageNotFoundError:
-        return "0+unknown"

@@ -20,6 +20,16 @@ def api_keys() -> tuple[str, ...]:
     return tuple(os.environ.get("HEADRACE_API_KEYS", "").replace(",", " ").split())
 
 
+def version() -> str:
+    """The installed version of headrace."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("headrace")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
 def child_environment(**changes: str) -> dict[str, str]:
     """The environment for a program we start: ours with ``changes``."""
     return {**os.environ, **changes}

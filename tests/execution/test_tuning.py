@@ -66,7 +66,7 @@ def test_other_threads_models_and_versions_have_their_own(
     assert Tuning.of(machine, 1, "model").get("knee") is None
     assert Tuning.of(machine, 2, "another").get("knee") is None
     assert Tuning.of(machine, 2).get("knee") is None
-    monkeypatch.setattr("headrace.__version__", "99.0", raising=False)
+    monkeypatch.setattr("headrace.environment.version", lambda: "99.0")
     assert Tuning.of(machine, 2, "model").get("knee") is None
 
 

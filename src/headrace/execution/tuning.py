@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import headrace
 from headrace import environment
 from headrace.execution.machine import Machine
 from headrace.kernels.extension import load_extension
@@ -48,7 +47,7 @@ class Tuning:
         """For ``threads`` threads on ``machine`` and the model with this fingerprint, or for what
         is the same for every model."""
         made_for = {
-            "headrace": headrace.__version__,
+            "headrace": environment.version(),
             "kernels": _kernels(),
             "processor": machine.processor,
             "features": list(machine.features),

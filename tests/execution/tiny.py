@@ -17,6 +17,7 @@ from headrace.kernels.device.graphs import Capture
 from headrace.kernels.device.operators import DeviceOperators
 from headrace.kernels.dispatch import choose
 from headrace.kernels.extension import load_extension
+from headrace.kernels.operators import Logits
 from headrace.models.config import ModelConfig, RopeConfig
 from headrace.models.device_transformer import DeviceTransformer
 from headrace.models.model import Model
@@ -70,6 +71,9 @@ class RandomWeights:
     def get(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         return self.tensors[name].to(dtype, copy=True)
 
+    def values(self, name: str) -> np.ndarray:
+        return self.get(name, torch.float32).numpy()
+
     def stored_type(self, name: str) -> str:
         tensor = self.tensors[name]
         return self.type if tensor.dim() == 2 and tensor.shape[1] % 32 == 0 else "F32"
@@ -99,9 +103,9 @@ class Recorder:
         self.logits: torch.Tensor = torch.empty(0)
         self.forgotten: list[Sequence] = []
 
-    def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
-        self.logits = logits.clone()
-        return [Sampled(token) for token in logits.argmax(-1).tolist()]
+    def sample(self, logits: Logits, sequences: list[Sequence]) -> list[Sampled]:
+        self.logits = torch.as_tensor(logits).clone()
+        return [Sampled(token) for token in self.logits.argmax(-1).tolist()]
 
     def forget(self, sequence: Sequence) -> None:
         self.forgotten.append(sequence)

@@ -52,6 +52,9 @@ def test_values_are_those_of_the_gguf_package(tmp_path: Path, name: str) -> None
         got = weights.get(canonical, torch.float32).numpy()
         assert got.shape == expected.shape
         np.testing.assert_array_equal(got, expected)
+        np.testing.assert_array_equal(weights.values(canonical), expected)
+        half = weights.get(canonical, torch.bfloat16)
+        assert torch.equal(half, torch.from_numpy(got).bfloat16()) or np.isnan(got).any()
     bias = weights.get("layers.0.q_bias", torch.float32).numpy()
     np.testing.assert_array_equal(bias, raw["blk.0.attn_q.bias"])
 

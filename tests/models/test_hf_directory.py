@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -96,6 +97,7 @@ def test_weights_are_the_files(tmp_path: Path, kind: str, sharded: bool) -> None
     assert {hf_name(name) for name in weights.names()} == set(parameters)
     for name in weights.names():
         assert torch.equal(weights.get(name, torch.float32), parameters[hf_name(name)])
+        assert np.array_equal(weights.values(name), parameters[hf_name(name)].numpy())
     assert weights.nbytes == 4 * sum(p.numel() for p in parameters.values())
 
 
@@ -109,6 +111,31 @@ def test_bfloat16_files(tmp_path: Path) -> None:
     stored = weights.stored("layers.0.q")
     assert (stored.type, stored.shape, stored.data.shape) == ("BF16", (64, 64), (64, 128))
     assert torch.equal(torch.from_numpy(stored.data).view(torch.bfloat16), expected)
+    assert torch.equal(torch.from_numpy(weights.values("layers.0.q")), expected.float())
+
+
+def test_float16_files(tmp_path: Path) -> None:
+    save(tmp_path, CONFIGS["qwen2"])
+    tensors = {k: v.half() for k, v in load_file(tmp_path / "model.safetensors").items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    weights = opened(tmp_path).weights
+    for name in weights.names():
+        expected = tensors[hf_name(name)].float()
+        assert torch.equal(weights.get(name, torch.float32), expected)
+        assert torch.equal(torch.from_numpy(weights.values(name)), expected)
+
+
+def test_a_file_cut_after_it_was_opened(tmp_path: Path) -> None:
+    save(tmp_path, CONFIGS["tied"])
+    weights = opened(tmp_path).weights
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    last = max(weights.names(), key=lambda name: weights._places[name].offset)
+    with pytest.raises(ModelError, match="cut short since"):
+        weights.values(last)
+    path.unlink()
+    with pytest.raises(ModelError, match="cannot read"):
+        weights.stored("norm")
 
 
 def test_each_read_is_a_copy(tmp_path: Path) -> None:

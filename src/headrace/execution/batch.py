@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from headrace.kernels.layout import Layout, lay_out
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Slice, Step
+
+if TYPE_CHECKING:
+    import torch
 
 _LONG = 1 << 40  # more than any position
 
@@ -34,7 +36,7 @@ def build_batch(
     block_size: int,
     null_block: int,
     padded_rows: Callable[[int], int],
-    device: torch.device,
+    device: torch.device | str,
 ) -> Batch:
     """Lay out a step's rows: single tokens first, shortest context first, then longer slices.
 

@@ -15,6 +15,7 @@ from headrace.execution.kv_cache import KVCache
 from headrace.execution.profile import NO_LAYER, Profile
 from headrace.execution.profiled_operators import ProfiledOperators
 from headrace.execution.roofline import Roofline
+from headrace.kernels.operators import Logits
 from headrace.models.model import Model
 from headrace.models.native import NativeTransformer
 from headrace.models.transformer import Transformer
@@ -30,7 +31,7 @@ class LogitsSampler(Protocol):
     A row that is not finite yields a ``Sampled.error`` and does not disturb the others.
     """
 
-    def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]: ...
+    def sample(self, logits: Logits, sequences: list[Sequence]) -> list[Sampled]: ...
 
     def forget(self, sequence: Sequence) -> None: ...
 

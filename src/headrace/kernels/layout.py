@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
@@ -54,7 +57,7 @@ class Layout:
     block_size: int
     null_block: int
     padded: int
-    device: torch.device
+    device: torch.device | str
 
     @property
     def rows(self) -> int:
@@ -88,6 +91,8 @@ class Layout:
     @cached_property
     def slot_tensor(self) -> torch.Tensor:
         """[rows] int64."""
+        import torch
+
         return torch.from_numpy(self.slots).to(self.device)
 
     @cached_property
@@ -96,12 +101,11 @@ class Layout:
         return self._tensor(self.sampled, len(self.sampled))
 
     def _tensor(self, values: Int32Array, length: int) -> torch.Tensor:
+        import torch
+
         padded = np.zeros(length, dtype=np.int64)
         padded[: len(values)] = values
         return torch.from_numpy(padded).to(self.device)
-
-
-_CPU = torch.device("cpu")
 
 
 def lay_out(
@@ -114,7 +118,7 @@ def lay_out(
     block_size: int,
     null_block: int,
     padded: int = 0,
-    device: torch.device = _CPU,
+    device: torch.device | str = "cpu",
 ) -> Layout:
     """A layout from its slices, given in the order that ``Layout`` says.
 

@@ -12,11 +12,20 @@ the implementation's own products read: float32, bfloat16, or int8 with scales.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from headrace.kernels.layout import Layout
+
+# Imported when needed: torch takes a second and 180 MB, and the C++ decoder has no use for it.
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+    Logits = npt.NDArray[np.float32] | torch.Tensor
+    """Float32 [R, V]: in the CPU's memory an array or a tensor, on another device a tensor."""
+else:
+    Logits = Any
 
 Activation = Any
 

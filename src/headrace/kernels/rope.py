@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from headrace.kernels.operators import RopeTables
+
+if TYPE_CHECKING:
+    import torch
+
+Table = npt.NDArray[np.float32]
+
+
+def rope_arrays(
+    inverse_frequencies: Sequence[float], max_context: int, scale: float = 1.0
+) -> tuple[Table, Table]:
+    """cos and sin of position times frequency for positions below ``max_context``, [context, D].
+
+    ``inverse_frequencies`` are radians per position of the pairs (i, i + D/2). ``scale`` multiplies
+    both tables (YaRN's attention factor). The first half of sin is negated, so that a rotation is
+    ``x * cos + swapped_halves(x) * sin`` (Su 2021, section 3.4.2).
+    """
+    frequencies = np.array(inverse_frequencies, dtype=np.float64)
+    angles = np.arange(max_context, dtype=np.float64)[:, None] * frequencies
+    cos = (np.cos(angles) * scale).astype(np.float32)
+    sin = (np.sin(angles) * scale).astype(np.float32)
+    return np.concatenate((cos, cos), 1), np.concatenate((-sin, sin), 1)
 
 
 def rope_tables(
@@ -15,14 +38,9 @@ def rope_tables(
     scale: float = 1.0,
     device: torch.device | str = "cpu",
 ) -> RopeTables:
-    """cos and sin of position times frequency for positions below ``max_context``.
+    """The arrays of ``rope_arrays`` as tensors on ``device``."""
+    import torch
 
-    ``inverse_frequencies`` are radians per position of the pairs (i, i + D/2). ``scale`` multiplies
-    both tables (YaRN's attention factor). The first half of sin is negated, so that a rotation is
-    ``x * cos + swapped_halves(x) * sin`` (Su 2021, section 3.4.2).
-    """
-    frequencies = torch.tensor(inverse_frequencies, dtype=torch.float64)
-    angles = torch.arange(max_context, dtype=torch.float64)[:, None] * frequencies
-    cos, sin = (angles.cos() * scale).float(), (angles.sin() * scale).float()
-    tables = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
-    return RopeTables(tables[0].to(device), tables[1].to(device))
+    tables = rope_arrays(inverse_frequencies, max_context, scale)
+    cos, sin = (torch.from_numpy(table).to(device) for table in tables)
+    return RopeTables(cos, sin)

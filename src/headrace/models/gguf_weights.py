@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from headrace.models.config import ModelConfig
@@ -12,6 +14,7 @@ from headrace.nouns.errors import ModelError
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     import torch
 
 _TOP = {"token_embd.weight": "embed", "output_norm.weight": "norm", "output.weight": "head"}
@@ -83,23 +86,40 @@ class GgufWeights:
         return list(self._infos)
 
     def get(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        import numpy as np
         import torch
+
+        out = torch.empty(self._infos[name].shape, dtype=dtype)
+        flat = out.view(-1)
+        for start, values in self._chunks(name):
+            flat[start : start + len(values)] = torch.from_numpy(values)
+        return out
+
+    def values(self, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        import numpy as np
+
+        out = np.empty(self._infos[name].shape, dtype=np.float32)
+        flat = out.reshape(-1)
+        for start, values in self._chunks(name):
+            flat[start : start + len(values)] = values
+        return out
+
+    def _chunks(self, name: str) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """The weight dequantised in parts, each with the place of its first value."""
+        import numpy as np
         from gguf.constants import GGMLQuantizationType
         from gguf.quants import dequantize
 
         stored, info = self.stored(name), self._infos[name]
         qtype = GGMLQuantizationType(info.type.id)
-        out = torch.empty(info.shape, dtype=dtype)
-        flat = out.view(stored.data.shape[0], -1)
-        step = max(1, _CHUNK_VALUES // max(1, flat.shape[1]))
-        with np.errstate(all="ignore"):  # damaged scales give infinities, which sampling reports
-            for row in range(0, flat.shape[0], step):
-                # One long row: the package works on 16 rows at a time, slow where they are short.
-                part = stored.data[row : row + step].reshape(1, -1)
+        rows = stored.data.shape[0]
+        width = math.prod(info.shape) // rows
+        step = max(1, _CHUNK_VALUES // max(1, width))
+        for row in range(0, rows, step):
+            # One long row: the package works on 16 rows at a time, slow where they are short.
+            part = stored.data[row : row + step].reshape(1, -1)
+            with np.errstate(all="ignore"):  # damaged scales give infinities; sampling reports them
                 values = np.ascontiguousarray(dequantize(part, qtype), dtype=np.float32)
-                flat[row : row + step] = torch.from_numpy(values).view(-1, flat.shape[1])
-        return out
+            yield row * width, values.reshape(-1)
 
     def stored_type(self, name: str) -> str:
         return self._infos[name].type.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from headrace.models.weights import StoredWeight
 from headrace.nouns.errors import ModelError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
 INDEX = "model.safetensors.index.json"
@@ -51,6 +54,7 @@ class _Place:
     name: str
     dtype: str
     shape: tuple[int, ...]
+    offset: int
 
     @property
     def nbytes(self) -> int:
@@ -104,32 +108,30 @@ class HfWeights:
         return list(self._places)
 
     def get(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        return self._read(self._places[name]).to(dtype, copy=True)
+        import torch
+
+        place = self._places[name]
+        kind = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[place.dtype]
+        return torch.from_numpy(_bytes(place)).view(kind).view(place.shape).to(dtype)
+
+    def values(self, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        import numpy as np
+
+        place = self._places[name]
+        raw = _bytes(place)
+        if place.dtype == "BF16":  # the upper half of a float32
+            found = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            found = raw.view("<f4" if place.dtype == "F32" else "<f2").astype(np.float32)
+        return found.reshape(place.shape)
 
     def stored_type(self, name: str) -> str:
         return self._places[name].dtype
 
     def stored(self, name: str) -> StoredWeight:
-        import torch
-
         place = self._places[name]
-        tensor = self._read(place).clone().contiguous()
-        rows = 1 if tensor.dim() == 1 else tensor.shape[0]
-        data = tensor.view(torch.uint8).reshape(rows, -1).numpy()
-        return StoredWeight(place.dtype, place.shape, data)
-
-    @staticmethod
-    def _read(place: _Place) -> torch.Tensor:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(place.path, framework="pt") as file:
-                tensor: torch.Tensor = file.get_tensor(place.name)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"cannot read {place.name!r} of {place.path}: {error}") from error
-        if tuple(tensor.shape) != place.shape:
-            raise ModelError(f"{place.path} changed since it was opened")
-        return tensor
+        rows = 1 if len(place.shape) == 1 else place.shape[0]
+        return StoredWeight(place.dtype, place.shape, _bytes(place).reshape(rows, -1))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -168,14 +170,44 @@ def _places(folder: Path) -> dict[str, _Place]:
         try:
             # numpy's names say enough here, and torch need not be imported to look.
             with safe_open(path, framework="np") as file:
+                offsets = _offsets(path)
                 for name in file.keys():  # noqa: SIM118 (the file is no mapping)
                     part: Any = file.get_slice(name)
                     places[name] = _Place(
-                        path, name, str(part.get_dtype()), tuple(part.get_shape())
+                        path, name, str(part.get_dtype()), tuple(part.get_shape()), offsets[name]
                     )
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path} is cut short or damaged: {error}") from error
     return places
+
+
+def _offsets(path: Path) -> dict[str, int]:
+    """Where each tensor begins in a file that the library has opened and so found to be sound.
+
+    The library hands out arrays, of which numpy has none in bfloat16, or torch's tensors. Format:
+    8 bytes of length, so many of JSON, then the tensors' bytes.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {
+        name: 8 + length + int(entry["data_offsets"][0])
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def _bytes(place: _Place) -> npt.NDArray[np.uint8]:
+    """The tensor's bytes, in memory of their own."""
+    import numpy as np
+
+    try:
+        data = np.fromfile(place.path, np.uint8, place.nbytes, offset=place.offset)
+    except OSError as error:
+        raise ModelError(f"cannot read {place.name!r} of {place.path}: {error}") from error
+    if data.size != place.nbytes:
+        raise ModelError(f"{place.path} was cut short since it was opened")
+    return data
 
 
 def _hf_name(name: str) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from headrace.kernels.layout import Layout
-from headrace.kernels.operators import AttentionShape, LayerCache
+from headrace.kernels.operators import AttentionShape, LayerCache, Logits
 from headrace.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    import torch
 
 
 class ModelCache(Protocol):
@@ -49,7 +51,7 @@ class Model(Protocol):
         """How many rows a step of ``rows`` rows should be padded to, at least ``rows``."""
         ...
 
-    def forward(self, layout: Layout, cache: ModelCache) -> torch.Tensor:
+    def forward(self, layout: Layout, cache: ModelCache) -> Logits:
         """Compute the layout's rows, writing their state to ``cache``.
 
         Returns the logits of the sampled rows, float32 [samples, V], which the next call may

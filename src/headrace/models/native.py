@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from headrace.kernels.extension import load_extension
 from headrace.kernels.layout import Layout
 from headrace.kernels.operators import AttentionShape
-from headrace.kernels.rope import rope_tables
+from headrace.kernels.rope import rope_arrays
 from headrace.models.config import ModelConfig
 from headrace.models.model import ModelCache
 from headrace.models.weights import WeightReader
@@ -27,6 +28,7 @@ _EXPANDED = 1.0 + 4 / 576
 _NIBBLES = {"Q4_0": 20 / 32, "Q4_1": 20 / 32}
 _BLOCKS = {"Q4_0": 18 / 32, "Q4_1": 20 / 32}
 _BYTE_BLOCKS = 34 / 32
+_ROWS_AT_A_TIME = 1024
 
 Spans = list[tuple[str, int, int, int]]
 Piece = tuple[str, Any]
@@ -57,10 +59,10 @@ def native_sizes(weights: WeightReader, kind: str) -> tuple[float, float, float]
             return _BLOCKS.get(type_, _BYTE_BLOCKS)
         return _EXPANDED + _NIBBLES.get(type_, 0.0)
 
-    embed = weights.stored("embed").type
-    head = weights.stored("head").type if "head" in weights.names() else embed
+    embed = weights.stored_type("embed")
+    head = weights.stored_type("head") if "head" in weights.names() else embed
     table = _BYTE_BLOCKS if embed == "Q8_0" else 2.0
-    return matrix(weights.stored("layers.0.down").type), table, matrix(head)
+    return matrix(weights.stored_type("layers.0.down")), table, matrix(head)
 
 
 class NativeTransformer:
@@ -100,13 +102,13 @@ class NativeTransformer:
             intermediate=config.intermediate_size, vocab=config.vocab_size, eps=config.norm_eps,
             head_eps=config.norm_eps, block_size=block_size, kernels=kernels,
         )  # fmt: skip
-        rope = rope_tables(
+        cos, sin = rope_arrays(
             config.rope.inverse_frequencies(config.head_dim),
             max_context,
             config.rope.attention_factor if config.rope.kind == "yarn" else 1.0,
         )
-        self._decoder.set_rope(rope.cos.numpy(), rope.sin.numpy())
-        self.nbytes = rope.nbytes
+        self._decoder.set_rope(cos, sin)
+        self.nbytes = cos.nbytes + sin.nbytes
         self._load_ends(weights)
         for i in range(config.num_layers):
             self._load_layer(weights, f"layers.{i}.")
@@ -120,7 +122,7 @@ class NativeTransformer:
         """Any number of rows gives the same bits, so none need be added."""
         return rows
 
-    def forward(self, layout: Layout, cache: ModelCache) -> torch.Tensor:
+    def forward(self, layout: Layout, cache: ModelCache) -> npt.NDArray[np.float32]:
         """Compute the layout's rows, writing their state to ``cache``.
 
         Returns the logits of the sampled rows, float32 [samples, V], in a buffer that the next
@@ -137,27 +139,26 @@ class NativeTransformer:
         )  # fmt: skip
         if on_spans is not None:
             on_spans(spans)
-        return torch.from_numpy(self._logits[:samples, : self.config.vocab_size])
+        return self._logits[:samples, : self.config.vocab_size]
 
     def _load_ends(self, weights: WeightReader) -> None:
         """The embedding, which the output matrix may be tied to, and the last norm."""
-        stored = weights.stored("embed")
-        if stored.type in ("Q8_0", "BF16") and self.config.hidden_size % 32 == 0:
-            name, table = stored.type, stored.data
+        name = weights.stored_type("embed")
+        if name in ("Q8_0", "BF16") and self.config.hidden_size % 32 == 0:
+            table = weights.stored("embed").data
         else:
-            name = "BF16"
-            table = weights.get("embed", torch.bfloat16).view(torch.uint8).numpy()
+            name, table = "BF16", _to_bf16(weights.values("embed"))
         table = np.ascontiguousarray(table).reshape(self.config.vocab_size, -1)
         self._decoder.set_embedding(name, table)
         head = self._pack(weights, ["embed" if self.config.tied_embeddings else "head"], None)
-        self._decoder.set_head(weights.get("norm", torch.float32).numpy(), head)
+        self._decoder.set_head(weights.values("norm"), head)
         self.nbytes += table.nbytes + head.nbytes
 
     def _load_layer(self, weights: WeightReader, prefix: str) -> None:
         config = self.config
 
         def vector(name: str) -> Any:
-            return weights.get(prefix + name, torch.float32).numpy()
+            return weights.values(prefix + name)
 
         def biases(names: str, present: bool) -> Any:
             return np.concatenate([vector(n) for n in names.split()]) if present else None
@@ -202,7 +203,18 @@ class NativeTransformer:
 
     def _piece(self, weights: WeightReader, name: str) -> Piece:
         """A matrix as the packers take it: the file's own blocks where they know them."""
-        stored = weights.stored(name)
-        if stored.type in PACKED_TYPES:
+        if weights.stored_type(name) in PACKED_TYPES:
+            stored = weights.stored(name)
             return stored.type, np.ascontiguousarray(stored.data)
-        return "F32", weights.get(name, torch.float32).numpy()
+        return "F32", weights.values(name)
+
+
+def _to_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """[rows, columns] rounded to the nearest bfloat16, ties to even: [rows, 2 * columns] bytes."""
+    out = np.empty(values.shape, dtype=np.uint16)
+    for row in range(0, len(values), _ROWS_AT_A_TIME):
+        part = values[row : row + _ROWS_AT_A_TIME]
+        bits = part.view(np.uint32)
+        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+        out[row : row + len(part)] = np.where(np.isnan(part), 0x7FC0, rounded)
+    return out.view(np.uint8)

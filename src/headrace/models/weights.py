@@ -50,6 +50,10 @@ class WeightReader(Protocol):
         """
         ...
 
+    def values(self, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        """The weight, dequantised, as an array in memory of its own. Raises as get."""
+        ...
+
     def stored_type(self, name: str) -> str:
         """``StoredWeight.type`` of a weight, without reading it."""
         ...

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from headrace.kernels.operators import Logits
 from headrace.sampling.recipe import Recipe
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    Logits = npt.NDArray[np.float32] | Tensor
-    """Of the CPU an array or a tensor, of another device a tensor."""
-else:  # torch takes a second to import, and the C++ path has no use for it
-    Logits = Any
 
 Top = tuple[tuple[int, float], ...]
 

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.kernels.extension import load_extension
-from headrace.sampling.chooser import Chooser, Columns, Logits, Top
+from headrace.kernels.operators import Logits
+from headrace.sampling.chooser import Chooser, Columns, Top
 
 if TYPE_CHECKING:
     import torch

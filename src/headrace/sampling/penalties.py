@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.sampling.chooser import Logits
+from headrace.kernels.operators import Logits
 
 Place = Callable[[npt.NDArray[Any]], Any]
 

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.kernels.operators import Logits
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Sampled
-from headrace.sampling.chooser import UNSOUND, Chooser, Columns, Logits
+from headrace.sampling.chooser import UNSOUND, Chooser, Columns
 from headrace.sampling.history import TokenHistory
 from headrace.sampling.native_chooser import find_chooser
 from headrace.sampling.penalties import Edit, apply

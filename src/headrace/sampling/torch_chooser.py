@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headrace.sampling.chooser import UNSOUND, Columns, Logits, Top
+from headrace.kernels.operators import Logits
+from headrace.sampling.chooser import UNSOUND, Columns, Top
 from headrace.sampling.draw import draw, select
 from headrace.sampling.draws import Draws
 from headrace.sampling.logprobs import log_probabilities

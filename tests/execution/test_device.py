@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from headrace.execution.local import LocalExecutor
+from headrace.execution.profile import Profile
+from headrace.execution.profiled_operators import ProfiledOperators
 from headrace.kernels.device.attention import FusedAttention
 from headrace.kernels.device.graphs import Run
 from headrace.kernels.device.linear import ROWS, Ladders
@@ -158,6 +161,19 @@ def test_measured_steps_and_steps_without_samples_run_operator_by_operator() -> 
     assert count.replayed == 0
     decode(local, seqs)
     assert count.replayed == 1
+
+
+def test_operators_of_a_queue_are_timed_to_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    for device, expected in ((torch.device("cuda", 0), 1), (torch.device("cpu"), 0)):
+        waited.clear()
+        inner = SimpleNamespace(
+            name="", device=device, weight_dtype=None, cache_dtype=None, norm=lambda *_: 7
+        )
+        profile = Profile()
+        assert ProfiledOperators(inner, profile, 1).norm(torch.ones(1), torch.ones(1), 0.0) == 7  # type: ignore[arg-type]
+        assert waited == [device] * expected
 
 
 def test_a_capture_that_fails_costs_the_graphs_only(caplog: pytest.LogCaptureFixture) -> None:

@@ -252,7 +252,7 @@ Result gated(const PackedWeight& packed, const Floats& x, const std::string& ker
     return result(std::move(y), job.rows, n);
 }
 
-double time_products(const std::vector<std::shared_ptr<PackedWeight>>& weights, const Floats& x,
+std::vector<double> time_products(const std::vector<std::shared_ptr<PackedWeight>>& weights, const Floats& x,
                      int passes, const std::string& kernels, std::optional<int> few_rows,
                      std::optional<int> unit_grain, std::optional<int> row_grain) {
     if (weights.empty() || passes < 1)
@@ -269,19 +269,22 @@ double time_products(const std::vector<std::shared_ptr<PackedWeight>>& weights, 
     const Activations in = job.quantised(x);
     const Activations out(in.rows.kind, job.rows, round_up(job.weight.n, CHUNK));
     std::vector<float> y(views[0].gated ? 1 : static_cast<size_t>(job.rows) * views[0].n);
+    std::vector<double> seconds;
     nb::gil_scoped_release release;
     pool().wake();
-    const auto start = std::chrono::steady_clock::now();
+    auto start = std::chrono::steady_clock::now();
     for (int pass = 0; pass < passes; ++pass)
         for (const Weight& view : views) {
             if (view.gated)
                 job.gated(view, in.rows, out.rows);
             else
                 job.product(view, in.rows, y.data(), Finish::store);
+            const auto end = std::chrono::steady_clock::now();
+            seconds.push_back(std::chrono::duration<double>(end - start).count());
+            start = end;
         }
-    const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
     pool().rest();
-    return passed.count() / (static_cast<double>(passes) * static_cast<double>(views.size()));
+    return seconds;
 }
 
 Result dense(const PackedWeight& packed) {
@@ -325,7 +328,7 @@ void bind_products(nb::module_& m) {
     m.def("time_products", &time_products, "weights"_a, "x"_a.noconvert(), "passes"_a,
           "kernels"_a = "", "few_rows"_a = nb::none(), "unit_grain"_a = nb::none(),
           "row_grain"_a = nb::none(),
-          "Seconds a product of x with one of the weights, run one after the other.");
+          "Seconds of every product of x with one of the weights, run one after the other.");
 }
 
 }  // namespace headrace

@@ -29,7 +29,8 @@ struct Rows {
     int width;
     uint8_t* data;    // int8 [rows][width], or bf16 uint16 [rows][width]
     float* scale;     // [rows][width / block]: value = scale * int8; NaN where a value is not finite
-    int32_t* sum;     // [rows][width / block]: sum of the int8 values of a block
+    int32_t* sum;     // [rows][width / block]: sum of a block's int8 values; of Kind::int8, whose
+                      // weights are stored with 128 added, -128 times that
     size_t stride() const { return static_cast<size_t>(width) * (kind == Kind::bf16 ? 2 : 1); }
     int blocks() const { return width / block_of(kind); }
 };

@@ -9,6 +9,7 @@
 
 #include "memory.hpp"
 #include "pool.hpp"
+#include "slab.hpp"
 #include "stored.hpp"
 
 namespace headrace {
@@ -117,7 +118,7 @@ class Packer {
         weight_.k = k;
         weight_.width = round_up(k, CHUNK);
         weight_.panels = gated ? round_up(weight_.n, CHUNK) / LANES : round_up(n, PANEL) / PANEL;
-        weight_.few_rows = kind == Kind::int8 ? 16 : 0;
+        weight_.few_rows = kind == Kind::int8 ? FEW_ROWS : 0;
         lay_out();
     }
 
@@ -193,7 +194,7 @@ class Packer {
             weight_.many_bytes += many_size(panels[p].form);
             size += many_size(panels[p].form) + (few[p] ? few_size() : 0);
         }
-        packed_->memory_ = take_memory(size);
+        packed_->memory_ = take_from_slab(size);
         packed_->nbytes_ = size;
         uint8_t* at = packed_->memory_.get();
         if (weight_.kind == Kind::int8) weight_.scale = scale_ = reinterpret_cast<float*>(at);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels.hpp"
+#include "products_ahead.hpp"
 #include "simd.hpp"
 #include "weight.hpp"
 
@@ -9,20 +10,23 @@ namespace headrace {
 namespace HEADRACE_ISA {
 
 constexpr int BF16_ROWS = REGISTERS >= 32 ? 12 : 2;
+constexpr int BF16_BLOCK = 16;  // columns between two looks ahead
 
 template <int ROWS>
-inline void sum_bf16(const uint8_t* panel, const Rows& x, int row, F32 (&sums)[ROWS][2]) {
+HEADRACE_INLINE void sum_bf16(const uint8_t* panel, const Rows& x, int row, Ahead ahead,
+                              F32 (&sums)[ROWS][2]) {
     const size_t stride = x.stride();
     const uint8_t* rows = x.data + stride * static_cast<size_t>(row);
-#pragma GCC unroll 16
-    for (int r = 0; r < ROWS; ++r) sums[r][0] = sums[r][1] = set1(0.0f);
-    for (int k = 0; k < x.width; k += 2, panel += 128) {
-        const B64 w0 = load64(panel), w1 = load64(panel + 64);
-#pragma GCC unroll 16
-        for (int r = 0; r < ROWS; ++r) {
-            const B64 v = broadcast4(load_u32(rows + stride * r + 2 * k));
-            dot_bf16(sums[r][0], w0, v);
-            dot_bf16(sums[r][1], w1, v);
+    unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA { sums[r][0] = sums[r][1] = set1(0.0f); });
+    for (int block = 0; block < x.width; block += BF16_BLOCK) {
+        ahead.fetch();
+        for (int k = block; k < block + BF16_BLOCK; k += 2, panel += 128) {
+            const B64 w0 = load64(panel), w1 = load64(panel + 64);
+            unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA {
+                const B64 v = broadcast4(load_u32(rows + stride * r + 2 * k));
+                dot_bf16(sums[r][0], w0, v);
+                dot_bf16(sums[r][1], w1, v);
+            });
         }
     }
 }

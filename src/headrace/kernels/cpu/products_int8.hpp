@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels.hpp"
+#include "products_ahead.hpp"
 #include "simd.hpp"
 #include "weight.hpp"
 
@@ -18,7 +19,7 @@ struct FromBytes {
     const uint8_t* panel;
     struct Block {
         const uint8_t* at;
-        void read(int eight, B64 (&w)[2][2]) const {
+        HEADRACE_INLINE void read(int eight, B64 (&w)[2][2]) const {
             const uint8_t* p = at + 256 * eight;
             w[0][0] = load64(p);
             w[0][1] = load64(p + 64);
@@ -26,7 +27,9 @@ struct FromBytes {
             w[1][1] = load64(p + 192);
         }
     };
-    Block block(int b) const { return {panel + static_cast<size_t>(b) * (32 * PANEL)}; }
+    HEADRACE_INLINE Block block(int b) const {
+        return {panel + static_cast<size_t>(b) * (32 * PANEL)};
+    }
 };
 
 struct FromNibbles {
@@ -34,13 +37,13 @@ struct FromNibbles {
     struct Block {
         const uint8_t* at;
         B64 dq[2], mq[2];
-        void read(int eight, B64 (&w)[2][2]) const {
+        HEADRACE_INLINE void read(int eight, B64 (&w)[2][2]) const {
             const uint8_t* p = at + 128 * eight;
             step_nibbles(load64(p), dq[0], mq[0], w[0][0], w[1][0]);
             step_nibbles(load64(p + 64), dq[1], mq[1], w[0][1], w[1][1]);
         }
     };
-    Block block(int b) const {
+    HEADRACE_INLINE Block block(int b) const {
         const uint8_t* at = panel + static_cast<size_t>(b) * FEW_BYTES;
         const B64 first = load64(at), second = load64(at + 64);
         return {at + 128,
@@ -50,53 +53,52 @@ struct FromNibbles {
 };
 
 template <int ROWS, class Source>
-inline void sum_int8(const Source& source, const Rows& x, int row, F32 (&sums)[ROWS][2]) {
+HEADRACE_INLINE void sum_int8(const Source& source, const Rows& x, int row, Ahead ahead,
+                              F32 (&sums)[ROWS][2]) {
     constexpr int SETS = ROWS <= 2 ? 2 : 1;  // few sums wait for one another
     const size_t stride = x.stride();
-    const int blocks = x.blocks();
+    const int blocks = x.width / 64;
     const uint8_t* rows = x.data + stride * static_cast<size_t>(row);
     const float* scale = x.scale + static_cast<size_t>(row) * blocks;
     const int32_t* total = x.sum + static_cast<size_t>(row) * blocks;
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) sums[r][0] = sums[r][1] = set1(0.0f);
+    unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA { sums[r][0] = sums[r][1] = set1(0.0f); });
     for (int b = 0; b < blocks; ++b) {
         I32 part[SETS][ROWS][2];
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) {
-            part[0][r][0] = part[0][r][1] = set1_i32(-128 * total[r * blocks + b]);
+        unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA {
+            part[0][r][0] = part[0][r][1] = set1_i32(total[r * blocks + b]);
             if (SETS == 2) part[SETS - 1][r][0] = part[SETS - 1][r][1] = set1_i32(0);
-        }
+        });
         for (int h = 0; h < 2; ++h) {
+            ahead.fetch();
             const typename Source::Block block = source.block(2 * b + h);
             const uint8_t* columns = rows + 64 * b + 32 * h;
             for (int eight = 0; eight < 4; ++eight) {
                 B64 w[2][2];
                 block.read(eight, w);
-#pragma GCC unroll 2
-                for (int q = 0; q < 2; ++q)
-#pragma GCC unroll 8
-                    for (int r = 0; r < ROWS; ++r) {
-                        const B64 v = broadcast4(load_u32(columns + stride * r + 8 * eight + 4 * q));
+                unrolled<2>([&](auto q) HEADRACE_INLINE_LAMBDA {
+                    unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA {
+                        const B64 v =
+                            broadcast4(load_u32(columns + stride * r + 8 * eight + 4 * q));
                         dot_i8(part[q % SETS][r][0], w[q][0], v);
                         dot_i8(part[q % SETS][r][1], w[q][1], v);
-                    }
+                    });
+                });
             }
         }
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) {
+        unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA {
             const F32 s = set1(scale[r * blocks + b]);
-#pragma GCC unroll 2
-            for (int half = 0; half < 2; ++half) {
+            unrolled<2>([&](auto half) HEADRACE_INLINE_LAMBDA {
                 I32 all = part[0][r][half];
                 if (SETS == 2) all = add_i32(all, part[SETS - 1][r][half]);
                 sums[r][half] = fma(to_float(all), s, sums[r][half]);
-            }
-        }
+            });
+        });
     }
 }
 
 // The panel's bytes from its nibbles.
-inline void expand_nibbles(const FromNibbles& source, int width, uint8_t* bytes) {
+HEADRACE_NOINLINE inline void expand_nibbles(const FromNibbles& source, int width,
+                                             uint8_t* bytes) {
     for (int b = 0; b < width / 32; ++b) {
         const FromNibbles::Block block = source.block(b);
         for (int eight = 0; eight < 4; ++eight, bytes += 256) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels.hpp"
+#include "products_ahead.hpp"
 #include "simd.hpp"
 #include "weight.hpp"
 
@@ -18,7 +19,7 @@ struct FromBlocks {
     const uint8_t* at;
 
     void next() { at += form_bytes(FORM); }
-    void read(int eight, B64 (&w)[2][2]) const {
+    HEADRACE_INLINE void read(int eight, B64 (&w)[2][2]) const {
         const uint8_t* p = at + (MINIMUM ? 4 : 2) * PANEL + (has_nibbles(FORM) ? 128 : 256) * eight;
         if (has_nibbles(FORM)) {
             split_nibbles(load64(p), w[0][0], w[1][0]);
@@ -30,60 +31,58 @@ struct FromBlocks {
             w[1][1] = load64(p + 192);
         }
     }
-    F32 step(int half) const {
+    HEADRACE_INLINE F32 step(int half) const {
         return MINIMUM ? low_half(load64(at + 64 * half)) : load_half(at + 32 * half);
     }
-    F32 minimum(int half) const { return high_half(load64(at + 64 * half)); }
+    HEADRACE_INLINE F32 minimum(int half) const { return high_half(load64(at + 64 * half)); }
 };
 
 template <int ROWS, class Source>
-inline void sum_native(Source source, const Rows& x, int row, F32 (&sums)[ROWS][2]) {
-    constexpr int SETS = ROWS <= 2 ? 2 : 1;
+HEADRACE_INLINE void sum_native(Source source, const Rows& x, int row, Ahead ahead,
+                              F32 (&sums)[ROWS][2]) {
+    constexpr int SETS = ROWS <= 2 ? 2 : 1;  // few sums wait for one another
     const size_t stride = x.stride();
-    const int blocks = x.blocks();
+    const int blocks = x.width / 32;
     const uint8_t* rows = x.data + stride * static_cast<size_t>(row);
     const float* scale = x.scale + static_cast<size_t>(row) * blocks;
     const int32_t* total = x.sum + static_cast<size_t>(row) * blocks;
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) sums[r][0] = sums[r][1] = set1(0.0f);
+    unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA { sums[r][0] = sums[r][1] = set1(0.0f); });
     for (int b = 0; b < blocks; ++b, source.next()) {
+        ahead.fetch();
         I32 part[SETS][ROWS][2];
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) {
+        unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA {
             part[0][r][0] = part[0][r][1] = set1_i32(-Source::OFFSET * total[r * blocks + b]);
             if (SETS == 2) part[SETS - 1][r][0] = part[SETS - 1][r][1] = set1_i32(0);
-        }
+        });
         for (int eight = 0; eight < 4; ++eight) {
             B64 w[2][2];
             source.read(eight, w);
-#pragma GCC unroll 2
-            for (int q = 0; q < 2; ++q)
-#pragma GCC unroll 8
-                for (int r = 0; r < ROWS; ++r) {
+            unrolled<2>([&](auto q) HEADRACE_INLINE_LAMBDA {
+                unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA {
                     const B64 v =
                         broadcast4(load_u32(rows + stride * r + 32 * b + 8 * eight + 4 * q));
                     dot_i8(part[q % SETS][r][0], w[q][0], v);
                     dot_i8(part[q % SETS][r][1], w[q][1], v);
-                }
+                });
+            });
         }
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; ++half) {
+        unrolled<2>([&](auto half) HEADRACE_INLINE_LAMBDA {
             const F32 d = source.step(half);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; ++r) {
+            unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA {
                 I32 all = part[0][r][half];
                 if (SETS == 2) all = add_i32(all, part[SETS - 1][r][half]);
                 const F32 s = set1(scale[r * blocks + b]);
                 sums[r][half] = fma(to_float(all), mul(d, s), sums[r][half]);
+            });
+            if constexpr (Source::MINIMUM) {
+                const F32 m = source.minimum(half);
+                unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA {
+                    const int at = r * blocks + b;
+                    const float t = scale[at] * static_cast<float>(total[at]);
+                    sums[r][half] = fma(m, set1(t), sums[r][half]);
+                });
             }
-            if (!Source::MINIMUM) continue;
-            const F32 m = source.minimum(half);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; ++r) {
-                const float t = scale[r * blocks + b] * static_cast<float>(total[r * blocks + b]);
-                sums[r][half] = fma(m, set1(t), sums[r][half]);
-            }
-        }
+        });
     }
 }
 

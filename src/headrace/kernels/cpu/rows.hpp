@@ -25,7 +25,7 @@ inline void put_block(const float* x, int8_t* data, float* scale, int32_t* sum) 
         total = add_i32(total, q);
     }
     *scale = high * (1.0f / 127.0f) + HEADRACE_ISA::sum(all);
-    *sum = sum_i32(total);
+    *sum = sum_i32(total) * (BLOCK == 64 ? -128 : 1);
 }
 
 // Write 64 values as columns [64 chunk, 64 chunk + 64) of a row.

@@ -24,6 +24,16 @@
 #error "HEADRACE_ISA names the instruction set; see CMakeLists.txt"
 #endif
 
+#if defined(__GNUC__)
+#define HEADRACE_INLINE inline __attribute__((always_inline))
+#define HEADRACE_INLINE_LAMBDA __attribute__((always_inline))
+#define HEADRACE_NOINLINE __attribute__((noinline))
+#else
+#define HEADRACE_INLINE inline
+#define HEADRACE_INLINE_LAMBDA
+#define HEADRACE_NOINLINE
+#endif
+
 #if defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #include "simd_avx512.hpp"
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -34,6 +44,29 @@
 
 namespace headrace {
 namespace HEADRACE_ISA {
+
+// Calls f with the constants 0, 1 ... COUNT - 1. Arrays that are only indexed by such constants live
+// in registers; loops that the compiler unrolls itself often leave them in memory.
+template <int N>
+struct Index {
+    constexpr operator int() const { return N; }
+};
+template <int COUNT, class Function>
+HEADRACE_INLINE void unrolled(const Function& f) {
+    if constexpr (COUNT > 0) {
+        unrolled<COUNT - 1>(f);
+        f(Index<COUNT - 1>{});
+    }
+}
+
+// Ask for the cache line at p, into the second-level cache.
+HEADRACE_INLINE void prefetch(const void* p) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p, 0, 2);
+#else
+    (void)p;
+#endif
+}
 
 inline uint32_t load_u32(const void* p) {
     uint32_t x;

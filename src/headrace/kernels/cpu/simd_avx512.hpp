@@ -109,7 +109,10 @@ inline B64 twice_high(B64 a) {
 inline B64 step_bytes(B64 even, B64 odd, B64 dq, B64 mq) {
     even = _mm512_add_epi16(_mm512_mullo_epi16(even, dq), mq);
     odd = _mm512_add_epi16(_mm512_mullo_epi16(odd, dq), mq);
-    return _mm512_ternarylogic_epi32(_mm512_srli_epi16(even, 8), odd, set1_i32(static_cast<int>(0xff00ff00u)), 0xf8);
+    // The high bytes of `even` into the low bytes of `odd`.
+    const __m512i order = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13, 13, 15, 15));
+    return _mm512_mask_shuffle_epi8(odd, 0x5555555555555555u, even, order);
 }
 inline void step_nibbles(B64 q, B64 dq, B64 mq, B64& low, B64& high) {
     const __m512i mask = set1_i32(0x000f000f);

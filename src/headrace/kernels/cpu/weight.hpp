@@ -35,6 +35,9 @@ constexpr int form_bytes(Form form) {
 }
 constexpr int FEW_BYTES = form_bytes(Form::q4_1);
 
+// Up to this many rows reading fewer bytes is worth the work of opening nibbles.
+constexpr int FEW_ROWS = 8;
+
 struct Panel {
     const uint8_t* many;
     const uint8_t* few;  // null where there are no nibbles
@@ -74,11 +77,28 @@ struct Tasks {
     static int smaller(int a, int b) { return a < b ? a : b; }
 };
 
+// Long runs of panels, because a run's first panel is not fetched ahead; as many for every thread as
+// for the others; and more than one a thread, for one that is kept from its core.
 inline Tasks plan_tasks(const Weight& weight, int rows, int threads) {
-    // Few enough tasks for long runs of weights, enough of them that no thread waits long.
-    const int wanted = threads > 1 ? 4 * threads : 1, units = weight.units();
-    const int grain = units / wanted > 1 ? units / wanted : 1;
-    return {units, rows, grain, rows > 0 ? rows : 1};
+    const int units = weight.units();
+    Tasks best = {units, rows, units, rows > 0 ? rows : 1};
+    if (threads <= 1) return best;
+    const int rows_of_tiles = 12;
+    int row_tasks = 1;  // where panels are too few for the threads, rows are cut as well
+    while (units * row_tasks < 2 * threads && rows >= 2 * row_tasks * rows_of_tiles) row_tasks *= 2;
+    best.row_grain = (best.row_grain + row_tasks - 1) / row_tasks;
+    int least = 0;
+    for (int each = 2; each <= 6; ++each) {
+        Tasks tasks = best;
+        tasks.unit_grain = (units * row_tasks + each * threads - 1) / (each * threads);
+        if (tasks.unit_grain > units) tasks.unit_grain = units;
+        const int rounds = (tasks.count() + threads - 1) / threads;
+        const int longest = rounds * tasks.unit_grain * tasks.row_grain;
+        if (least != 0 && longest >= least) continue;
+        least = longest;
+        best.unit_grain = tasks.unit_grain;
+    }
+    return best;
 }
 
 }  // namespace headrace

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,14 +25,19 @@ class LayerState:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Zeros whose pages the system only provides when they are first written.
+    """Zeros whose pages the system only provides when they are first written, huge ones if it can.
 
-    torch.zeros writes them all, which takes seconds and gigabytes before the first request.
+    torch.zeros writes them all, which takes seconds and gigabytes before the first request. A
+    sequence's blocks lie all over the cache: with small pages most reads miss the table of pages.
     """
     count = dtype.itemsize
     for size in shape:
         count *= size
-    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(dtype).view(shape)
+    memory = mmap.mmap(-1, count)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them; only a hint
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.from_numpy(np.frombuffer(memory, dtype=np.uint8)).view(dtype).view(shape)
 
 
 class KVCache:
@@ -58,7 +65,11 @@ class KVCache:
         self.null_block = num_blocks
         self._heads = shape.kv_heads
         rows, width = (num_blocks + 1) * shape.kv_heads, width or block_size * shape.head_dim
-        self._data = _zeros((num_layers, 2, rows, width), dtype).to(device)
+        size = (num_layers, 2, rows, width)
+        on_cpu = torch.device(device).type == "cpu"
+        self._data = (
+            _zeros(size, dtype) if on_cpu else torch.zeros(size, dtype=dtype, device=device)
+        )
         # Bytes in a layout of the kernels' own are cleared and copied by them.
         self._cpu = load_extension().module if dtype is torch.uint8 else None
         self.layers: tuple[LayerState, ...] = tuple(

@@ -7,7 +7,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "memory.hpp"
 #include "pool.hpp"
 #include "slab.hpp"
 #include "stored.hpp"

@@ -75,7 +75,9 @@ class Attention:
     def __init__(self, case: Case, options: argparse.Namespace) -> None:
         module = extension()
         self.case, self.options = case, options
-        self.heads, self.kv_heads, self.dim = options.heads, options.kv_heads, options.head_dim
+        self.heads: int = options.heads
+        self.kv_heads: int = options.kv_heads
+        self.dim: int = options.head_dim
         shape = module.AttentionShape(
             options.format, self.heads, self.kv_heads, self.dim, options.block_size
         )
@@ -121,7 +123,8 @@ def filled(layers: int, size: int, rng: np.random.Generator) -> npt.NDArray[np.u
 def least(run: Callable[[], Any], seconds: float) -> float:
     """The least time of a call, in seconds."""
     run()
-    times, end = [], time.perf_counter() + seconds
+    times: list[float] = []
+    end = time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < end:
         begin = time.perf_counter()
         run()

@@ -52,19 +52,25 @@ inline void pack_queries(const Tile& t) {
     }
 }
 
-// How many groups the kernels fetch ahead: enough to keep the memory busy during a softmax, few
-// enough that the first-level cache holds them besides what is being worked on.
-constexpr int AHEAD = 8;
-
 // What a thread reads in the order it does so: the groups of one split's keys, then its values, then
 // the first ones of what comes after.
 struct Reads {
     int count;  // of keys, and of values
-    const uint8_t* at[2 * SPLIT_GROUPS + AHEAD];
+    int ahead;  // how many groups are fetched ahead
+    const uint8_t* at[3 * SPLIT_GROUPS];
 
-    Groups keys() const { return {count, at, at + AHEAD}; }
-    Groups values() const { return {count, at + count, at + count + AHEAD}; }
+    Groups keys() const { return {count, at, at + ahead}; }
+    Groups values() const { return {count, at + count, at + count + ahead}; }
 };
+
+// Enough to keep the memory busy during a softmax, little enough that the first-level cache holds it
+// besides what is being worked on.
+constexpr size_t AHEAD_BYTES = 16384;
+
+inline int ahead_of(const CacheShape& cache) {
+    const size_t groups = AHEAD_BYTES / cache.group_bytes();
+    return groups < SPLIT_GROUPS ? static_cast<int>(groups) : SPLIT_GROUPS;
+}
 
 // Where groups of the split beginning at `begin` are in `array`, `count` of them.
 inline void find_groups(const Attention& a, int slice, int head, const uint8_t* array, int begin,
@@ -89,8 +95,8 @@ inline int groups_of(int keys) {
 }
 
 // The first groups of what this thread reads after a split: the next split, the next head's first,
-// or the next task's. Returns how many there are, AHEAD at most.
-inline int find_following(const Tile& t, int split, const uint8_t** at) {
+// or the next task's. Returns how many there are, `most` at most.
+inline int find_following(const Tile& t, int split, int most, const uint8_t** at) {
     const AttentionTask* task = &t.task;
     int head = t.head;
     if (++split == task->split_end) {
@@ -103,7 +109,7 @@ inline int find_following(const Tile& t, int split, const uint8_t** at) {
     }
     const int keys = t.a.slices.start[task->slice] + task->first + task->rows - split * SPLIT;
     const int groups = groups_of(keys);
-    const int count = groups < AHEAD ? groups : AHEAD;
+    const int count = groups < most ? groups : most;
     find_groups(t.a, task->slice, head, t.a.keys, split * SPLIT, count, at);
     return count;
 }
@@ -113,33 +119,36 @@ inline void find_reads(const Tile& t, int split, Reads& reads) {
     const int count = reads.count = groups_of(t.seen(t.task.rows - 1, begin));
     find_groups(t.a, t.task.slice, t.head, t.a.keys, begin, count, reads.at);
     find_groups(t.a, t.task.slice, t.head, t.a.values, begin, count, reads.at + count);
-    const int end = 2 * count + AHEAD;
-    for (int g = 2 * count + find_following(t, split, reads.at + 2 * count); g < end; ++g)
-        reads.at[g] = reads.at[2 * count - 1];
+    const int ahead = reads.ahead = ahead_of(t.a.shape.cache);
+    const uint8_t** after = reads.at + 2 * count;
+    for (int g = find_following(t, split, ahead, after); g < ahead; ++g) after[g] = after[-1];
 }
 
-// An int8 split's keys or values as bf16, exactly, and their scales.
+// The scales of an int8 split's keys or values.
+inline const float* find_scales(const Tile& t, int begin, const Groups& groups) {
+    const CacheShape& cache = t.a.shape.cache;
+    float* scales = reinterpret_cast<float*>(t.scratch + t.a.layout.scales);
+    for (int g = 0; g < groups.count; ++g) {
+        const int inside = (begin + GROUP_TOKENS * g) % cache.block_size / GROUP_TOKENS;
+        const uint8_t* row = groups.at[g] - cache.group_bytes() * inside - cache.scales();
+        store(scales + GROUP_TOKENS * g,
+              load(reinterpret_cast<const float*>(row) + GROUP_TOKENS * inside));
+    }
+    return scales;
+}
+
+// An int8 split's keys or values as bf16, for tiles that read them several times.
 struct Wide {
     const uint8_t* at[SPLIT_GROUPS];
-    const float* scales;
 
-    Wide(const Tile& t, int begin, const Groups& groups) {
-        const CacheShape& cache = t.a.shape.cache;
-        const int elements = GROUP_TOKENS * cache.head_dim;
+    Wide(const Tile& t, const Groups& from) {
+        const int elements = GROUP_TOKENS * t.dim();
         uint8_t* to = t.scratch + t.a.layout.wide;
-        float* into = reinterpret_cast<float*>(t.scratch + t.a.layout.scales);
-        scales = into;
-        for (int g = 0; g < groups.count; ++g) {
-            const int inside = (begin + GROUP_TOKENS * g) % cache.block_size / GROUP_TOKENS;
-            const uint8_t* row = groups.at[g] - cache.group_bytes() * inside - cache.scales();
-            store(into + GROUP_TOKENS * g,
-                  load(reinterpret_cast<const float*>(row) + GROUP_TOKENS * inside));
-            const int8_t* from = reinterpret_cast<const int8_t*>(groups.at[g]);
+        for (int g = 0; g < from.count; ++g) {
             at[g] = to;
-            for (int i = 0; i < elements; i += 2 * LANES, to += 64) {
-                __builtin_prefetch(groups.ahead[g] + i);
-                store64(to,
-                        pack_bf16(to_float(load_i8(from + i)), to_float(load_i8(from + i + LANES))));
+            for (int i = 0; i < elements; i += Int8Line::BYTES, to += 64) {
+                __builtin_prefetch(from.ahead[g] + i);
+                store64(to, Int8Line::read(from.at[g] + i));
             }
         }
     }
@@ -161,21 +170,32 @@ inline void soften_all(const Tile& t, int begin, int width, const Result& into) 
 }
 
 inline void attend_split_bf16(const Tile& t, int begin, const Reads& reads, const Result& into) {
-    score_all(t.packed(), t.queries, t.dim(), reads.keys(), t.scores());
+    score_all<Bf16Line>(t.packed(), t.queries, t.dim(), reads.keys(), t.scores());
     soften_all(t, begin, reads.count * GROUP_TOKENS, into);
-    weigh_all(t.weights(), t.queries, t.dim(), reads.values(), into.values);
+    weigh_all<Bf16Line>(t.weights(), t.queries, t.dim(), reads.values(), into.values);
 }
 
 inline void attend_split_int8(const Tile& t, int begin, const Reads& reads, const Result& into) {
     const int group = t.a.shape.group(), width = reads.count * GROUP_TOKENS;
-    const Wide keys(t, begin, reads.keys());
-    score_all(t.packed(), t.queries, t.dim(), keys.groups(reads.count), t.scores());
-    for (int q = 0; q < t.queries; ++q) scale_scores(scores_of(t, q), width, keys.scales);
+    if (t.queries <= WEIGH_QUERIES) {
+        score_all<Int8Line>(t.packed(), t.queries, t.dim(), reads.keys(), t.scores());
+    } else {
+        const Wide keys(t, reads.keys());
+        score_all<Bf16Line>(t.packed(), t.queries, t.dim(), keys.groups(reads.count), t.scores());
+    }
+    const float* scales = find_scales(t, begin, reads.keys());
+    for (int q = 0; q < t.queries; ++q) scale_scores(scores_of(t, q), width, scales);
     soften_all(t, begin, width, into);
-    const Wide values(t, begin, reads.values());
+    scales = find_scales(t, begin, reads.values());
     for (int q = 0; q < t.queries; ++q)
-        scale_weights(weights_of(t, q), t.seen(q / group, begin), values.scales);
-    weigh_all(t.weights(), t.queries, t.dim(), values.groups(reads.count), into.values);
+        scale_weights(weights_of(t, q), t.seen(q / group, begin), scales);
+    if (t.queries <= WEIGH_QUERIES) {
+        weigh_all<Int8Line>(t.weights(), t.queries, t.dim(), reads.values(), into.values);
+    } else {
+        const Wide values(t, reads.values());
+        weigh_all<Bf16Line>(t.weights(), t.queries, t.dim(), values.groups(reads.count),
+                            into.values);
+    }
 }
 
 // One split of the tile's rows into `into`.

@@ -87,8 +87,10 @@ inline Tasks plan_tasks(const Weight& weight, int rows, int threads) {
     int row_tasks = 1;  // where panels are too few for the threads, rows are cut as well
     while (units * row_tasks < 2 * threads && rows >= 2 * row_tasks * rows_of_tiles) row_tasks *= 2;
     best.row_grain = (best.row_grain + row_tasks - 1) / row_tasks;
+    const int most_units = 48;  // in a run; half a megabyte or more, nothing to gain beyond
+    const int fewest = units / (most_units * threads) > 2 ? units / (most_units * threads) : 2;
     int least = 0;
-    for (int each = 2; each <= 6; ++each) {
+    for (int each = fewest; each <= fewest + 4; ++each) {
         Tasks tasks = best;
         tasks.unit_grain = (units * row_tasks + each * threads - 1) / (each * threads);
         if (tasks.unit_grain > units) tasks.unit_grain = units;

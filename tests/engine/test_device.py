@@ -17,8 +17,8 @@ from headrace.models.loader import open_model
 from headrace.models.source import resolve
 from headrace.nouns.errors import ConfigError
 from headrace.nouns.sampling_params import SamplingParams
-from tests.devices import on_devices
 from tests.models.test_parity import CASES, VOCAB, save
+from tests.support.devices import on_devices
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, logprobs=2)
 DRAWN = SamplingParams(

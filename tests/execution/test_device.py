@@ -25,8 +25,6 @@ from headrace.models.device_transformer import DeviceTransformer
 from headrace.models.model import Model
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Slice
-from tests.dataless import no_data
-from tests.devices import needs_cuda, on_devices
 from tests.execution.tiny import (
     RandomWeights,
     device_transformer,
@@ -37,6 +35,8 @@ from tests.execution.tiny import (
     tiny_config,
     tiny_transformer,
 )
+from tests.support.dataless import no_data
+from tests.support.devices import needs_cuda, on_devices
 
 PROMPTS = tuple([7 * i * n % 160 for i in range(n)] for n in (3, 40, 290))
 

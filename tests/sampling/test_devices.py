@@ -12,9 +12,9 @@ from headrace.sampling.native_chooser import find_chooser
 from headrace.sampling.penalties import Edit, apply
 from headrace.sampling.sampler import Sampler
 from headrace.sampling.torch_chooser import TorchChooser
-from tests.dataless import no_data
-from tests.devices import needs_cuda
 from tests.sampling.sequences import sequence
+from tests.support.dataless import no_data
+from tests.support.devices import needs_cuda
 
 MIXES = [
     {"temperature": 0.0},

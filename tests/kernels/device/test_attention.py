@@ -15,7 +15,7 @@ from headrace.kernels.device.attention import (
     choose_attention,
     probe,
 )
-from tests.devices import on_devices
+from tests.support.devices import on_devices
 
 DTYPES = (torch.float32, torch.bfloat16)
 

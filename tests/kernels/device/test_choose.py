@@ -9,7 +9,7 @@ from headrace.engine.config import DEVICES, EngineConfig
 from headrace.kernels.device import choose
 from headrace.kernels.device.choose import choose_device, choose_on_device, describe_device
 from headrace.nouns.errors import ConfigError
-from tests.devices import needs_cuda
+from tests.support.devices import needs_cuda
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import torch
 
 from headrace.kernels.device.linear import ROWS, DeviceHead, DeviceLinear, Ladders, steady_rows
 from headrace.kernels.probe import cancelling_rows
-from tests.devices import on_devices
+from tests.support.devices import on_devices
 
 DTYPES = (torch.float32, torch.bfloat16)
 

@@ -14,9 +14,9 @@ from headrace.kernels.dispatch import choose
 from headrace.kernels.operators import HeadNorms, LayerCache
 from headrace.kernels.rope import rope_tables
 from headrace.kernels.self_check import Cache, check_operators
-from tests.dataless import no_data
-from tests.devices import on_devices
 from tests.kernels.device.test_step import NULL, SHAPE, layout_of
+from tests.support.dataless import no_data
+from tests.support.devices import on_devices
 
 DTYPES = (torch.float32, torch.bfloat16)
 SLICES = [(5, 1), (270, 1), (0, 40), (300, 9)]

@@ -3,7 +3,7 @@
 ``python -m benchmarks.products`` goes over formats, shapes and row counts. The weights of a product
 come from memory, as in a model larger than the caches: products run one after the other through
 copies of the weight that together are larger than any cache (``--warm`` keeps to one copy). Every
-figure is the best of several tries, as other programs can only make it lower. ``share`` is the time
+figure is a lower quartile, as other programs can only make a product slower. ``share`` is the time
 that the machine's bound allows (reading the weights, or computing, whichever is longer; both
 measured at the start) over the time it took.
 """
@@ -39,7 +39,6 @@ FORMATS = {  # format and the type that the file has its weights in
 }
 FEW = 8  # up to this many rows bytes are counted, too
 COLD_BYTES = 128 << 20
-LEAST_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +53,7 @@ def measure_peaks(threads: int) -> Peaks:
     int8 = multiply_add("int8", threads, 0.3).value or float("inf")
     bf16 = multiply_add("bfloat16", threads, 0.3).value or float("inf")
     bandwidth = read_bandwidth(detect_machine(), 1.0, threads).value or float("inf")
-    return Peaks(
-        {"int8": int8 * 1e9, "native": int8 * 1e9, "bf16": bf16 * 1e9}, bandwidth * 1e9
-    )
+    return Peaks({"int8": int8 * 1e9, "native": int8 * 1e9, "bf16": bf16 * 1e9}, bandwidth * 1e9)
 
 
 def random_rows(type_: str, n: int, k: int, seed: int) -> npt.NDArray[Any]:
@@ -88,17 +85,17 @@ def make_weights(cpu: Any, format_: str, shape: str, warm: bool) -> list[Any]:
 
 
 def measure(cpu: Any, weights: list[Any], rows: int, options: argparse.Namespace) -> float:
-    """Seconds a product, the best of ``options.tries``."""
+    """Seconds a product, the lower quartile of those run in ``options.seconds`` or more."""
     x = np.random.default_rng(1).standard_normal((rows, weights[0].rows_in), dtype=np.float32)
 
-    def run(passes: int) -> float:
-        return float(
-            cpu.time_products(weights, x, passes, options.kernels, options.few_rows)
+    def run(passes: int) -> list[float]:
+        seconds: list[float] = cpu.time_products(
+            weights, x, passes, options.kernels, options.few_rows
         )
+        return seconds
 
-    first = run(1)
-    passes = max(1, round(LEAST_SECONDS / (first * len(weights))))
-    return min(first, *(run(passes) for _ in range(options.tries)))
+    passes = max(1, round(options.seconds / sum(run(1))))
+    return float(np.quantile(run(passes), 0.25))
 
 
 def report(cpu: Any, format_: str, shape: str, peaks: Peaks, options: argparse.Namespace) -> None:
@@ -128,7 +125,7 @@ def main() -> None:
     parser.add_argument("--kernels", default="", help="an instruction set; the best by default")
     parser.add_argument("--few-rows", type=int, help="rows up to which nibbles are read")
     parser.add_argument("--warm", action="store_true", help="weights in the caches")
-    parser.add_argument("--tries", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.2, help="for every figure")
     options = parser.parse_args()
     cpu = load_extension().module
     if cpu is None:

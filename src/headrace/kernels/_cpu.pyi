@@ -71,3 +71,56 @@ def log_probabilities(
     count: int,
     kernels: str | None = None,
 ) -> tuple[list[float], npt.NDArray[np.int32], npt.NDArray[np.float32]]: ...
+
+class Weight:
+    @staticmethod
+    def pack(
+        kind: str,
+        pieces: list[tuple[str, npt.NDArray[np.uint8] | npt.NDArray[np.float32]]],
+        bias: npt.NDArray[np.float32] | None = None,
+    ) -> Weight: ...
+    @staticmethod
+    def pack_gated(
+        kind: str,
+        gate: tuple[str, npt.NDArray[np.uint8] | npt.NDArray[np.float32]],
+        up: tuple[str, npt.NDArray[np.uint8] | npt.NDArray[np.float32]],
+        gate_bias: npt.NDArray[np.float32] | None = None,
+        up_bias: npt.NDArray[np.float32] | None = None,
+    ) -> Weight: ...
+    @property
+    def rows_out(self) -> int: ...
+    @property
+    def rows_in(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def format(self) -> str: ...
+    def bytes_read(self, rows: int) -> int: ...
+    def dense(self) -> npt.NDArray[np.float32]: ...
+
+def product(
+    weight: Weight,
+    x: npt.NDArray[np.float32],
+    kernels: str = "",
+    few_rows: int | None = None,
+    unit_grain: int | None = None,
+    row_grain: int | None = None,
+    add_to: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.float32]: ...
+def gated(
+    weight: Weight,
+    x: npt.NDArray[np.float32],
+    kernels: str = "",
+    few_rows: int | None = None,
+    unit_grain: int | None = None,
+    row_grain: int | None = None,
+) -> npt.NDArray[np.float32]: ...
+def time_products(
+    weights: list[Weight],
+    x: npt.NDArray[np.float32],
+    passes: int,
+    kernels: str = "",
+    few_rows: int | None = None,
+    unit_grain: int | None = None,
+    row_grain: int | None = None,
+) -> list[float]: ...

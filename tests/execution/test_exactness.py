@@ -164,3 +164,21 @@ def test_the_property_can_fail() -> None:
     alone = executor(tiny_transformer("float32"))
     other = sequence(((PROMPTS[8][0] + 1) % VOCAB, *PROMPTS[8][1:]), range(30))
     assert not torch.equal(whole(alone, other), expected("float32", "llama", 8)[1][0])
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("chunk", [1, 7, 16, 500])
+def test_what_a_former_owner_left_changes_nothing(dtype: str, chunk: int) -> None:
+    clean, dirty = (executor(tiny_transformer(dtype)) for _ in range(2))
+    for layer in dirty.cache.layers:
+        for state in (layer.keys, layer.values):
+            owned = state[: dirty.cache.num_blocks * dirty.transformer.shape.kv_heads]
+            owned.fill_(255 if owned.dtype is torch.uint8 else float("nan"))
+    for prompt in PROMPTS[:7]:
+        expected_row = whole(clean, sequence(prompt, range(30)))
+        seq = sequence(prompt, reversed(range(100, 130)))
+        for start in range(0, len(prompt), chunk):
+            length = min(chunk, len(prompt) - start)
+            run(dirty, Slice(seq, start, length, samples=start + length == len(prompt)))
+        assert torch.isfinite(expected_row).all()
+        assert torch.equal(logits_of(dirty)[0], expected_row)

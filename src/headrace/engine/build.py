@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Report = Callable[[str], None]
 
-PREFILL_ROOM = 64
+PREFILL_ROOM = 256
 """Tokens a step has left for prefill when every sequence slot decodes, unless a target forbids."""
 
 

@@ -26,6 +26,7 @@ BLOCK_SIZE = 16
 MAX_SEQUENCES = 64
 TRUTH = "#### "  # what GSM8K writes before the answer
 AUTO_CACHE = "bf16"
+WATCHDOG = 3600.0  # seconds a step may take: quality can be measured on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,8 @@ def window_logits(built: BuiltExecutor, window: Sequence[int]) -> Iterator[Logit
             range(len(tokens)), block_size=built.block_size, null_block=cache.null_block,
             padded=model.padded_rows(len(tokens)), device=model.device,
         )  # fmt: skip
-        yield model.forward(layout, cache).cpu().numpy()
+        logits = model.forward(layout, cache)
+        yield logits.cpu().numpy() if isinstance(logits, torch.Tensor) else logits
 
 
 def _continue(
@@ -137,7 +139,7 @@ def _continue(
     )
     with LLM(
         model, **options, threads=threads, max_sequences=MAX_SEQUENCES, token_budget=512,
-        max_context=-(-longest // BLOCK_SIZE) * BLOCK_SIZE,
+        max_context=-(-longest // BLOCK_SIZE) * BLOCK_SIZE, watchdog=WATCHDOG,
     ) as llm:  # fmt: skip
         outputs, answers = None, None
         if task.prompts:

@@ -14,7 +14,7 @@ from benchmarks.quality_figures import last_number
 from benchmarks.quality_file import BASE, Row, Task
 from benchmarks.quality_scores import Logits, score, until
 from headrace.execution.build import BuiltExecutor, build_executor, stored_bits
-from headrace.kernels.dispatch import choose_format
+from headrace.kernels.formats import choose_format
 from headrace.kernels.layout import lay_out
 from headrace.llm import LLM
 from headrace.models.loader import ModelFiles, open_model

@@ -10,7 +10,7 @@ import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import quantize
 
-from headrace.execution.kv_cache import KVCache
+from headrace.execution.cache import new_cache
 from headrace.execution.local import LocalExecutor
 from headrace.kernels.device.attention import choose_attention
 from headrace.kernels.device.graphs import Capture
@@ -145,11 +145,7 @@ def device_transformer(config: ModelConfig, device: str, dtype: torch.dtype) -> 
 
 
 def executor(model: Model, num_blocks: int = 256, block_size: int = 16) -> LocalExecutor:
-    cache_ = KVCache(
-        model.config.num_layers, model.shape, num_blocks, block_size, model.cache_dtype,
-        model.device, model.cache_width(block_size),
-    )  # fmt: skip
-    return LocalExecutor(model, cache_, Recorder())
+    return LocalExecutor(model, new_cache(model, num_blocks, block_size), Recorder())
 
 
 def sequence(tokens: Iterable[int], blocks: Iterable[int]) -> Sequence:

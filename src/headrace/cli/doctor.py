@@ -86,8 +86,8 @@ def diagnose(weights: str = "auto", device: str = "auto", seconds: float = 0.5) 
     from headrace.execution.ceilings import measure_ceilings
     from headrace.execution.machine import detect_machine
     from headrace.kernels.device.choose import choose_device, describe_device
-    from headrace.kernels.dispatch import choose_format
     from headrace.kernels.extension import load_extension
+    from headrace.kernels.formats import choose_format
 
     where, why = choose_device(device, weights)
     if where.type == "cpu":
@@ -129,8 +129,9 @@ def diagnose(weights: str = "auto", device: str = "auto", seconds: float = 0.5) 
 
 def _formats(weights: str) -> Iterator[tuple[str, list[Check]]]:
     """What computes models, a line for each kind of file where that matters, and its checks."""
-    from headrace.kernels.dispatch import choose, choose_format
+    from headrace.kernels.dispatch import choose
     from headrace.kernels.extension import load_extension
+    from headrace.kernels.formats import choose_format
     from headrace.kernels.native_check import check_native
     from headrace.kernels.self_check import check_operators
 

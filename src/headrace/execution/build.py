@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
-from headrace.execution import device_build, memory_plan
+from headrace.execution import memory_plan
 from headrace.execution.bounds import bounds_of
-from headrace.execution.device_build import device_memory, plan_on_device
-from headrace.execution.kv_cache import KVCache
+from headrace.execution.cache import new_cache
 from headrace.execution.local import LocalExecutor
 from headrace.execution.machine import Machine, detect_machine
 from headrace.execution.memory_plan import MemoryPlan, WeightSizes, plan_memory
@@ -20,9 +18,9 @@ from headrace.execution.peaks import Load, Save, known_peaks
 from headrace.execution.roofline import Roofline, weight_format
 from headrace.execution.token_budget import TokenBudget, find_token_budget
 from headrace.execution.tuning import Tuning, model_fingerprint
-from headrace.kernels.device.choose import choose_device, describe_device
-from headrace.kernels.dispatch import Format, choose, choose_format
+from headrace.kernels.device.find import choose_device, describe_device
 from headrace.kernels.extension import load_extension
+from headrace.kernels.formats import Format, choose_format
 from headrace.models.model import Model
 from headrace.models.native import (
     NATIVE_BLOCK,
@@ -31,12 +29,13 @@ from headrace.models.native import (
     native_cache_width,
     native_sizes,
 )
-from headrace.models.transformer import Transformer
 from headrace.nouns.errors import ConfigError
 from headrace.sampling.native_chooser import find_chooser
 from headrace.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
+    import torch
+
     from headrace.models.loader import ModelFiles
 
 BLOCK_SIZES = (8, 16, 32, 64, 128, 256)
@@ -65,7 +64,8 @@ class BuiltExecutor:
 def set_threads(threads: int | None, machine: Machine) -> str:
     """Fix the number of threads of all products, for the whole process; says how many and why.
 
-    Raises ConfigError when more are asked for than this process may use.
+    Those of torch only where it has been imported: the C++ decoder needs none of it. Raises
+    ConfigError when more are asked for than this process may use.
     """
     most = len(machine.cpus)
     if threads is not None and not 1 <= threads <= most:
@@ -75,11 +75,17 @@ def set_threads(threads: int | None, machine: Machine) -> str:
     count, why = (
         (machine.threads, machine.threads_reason) if threads is None else (threads, "asked for")
     )
-    torch.set_num_threads(count)
+    _set_torch_threads(count)
     extension = load_extension().module
     if extension is not None:
         extension.set_threads(count)
     return f"threads: {count} ({why})"
+
+
+def _set_torch_threads(count: int) -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(count)
 
 
 def build_executor(
@@ -104,13 +110,20 @@ def build_executor(
         raise ConfigError(f"block_size is {block_size}; choose one of {BLOCK_SIZES}")
     machine = detect_machine()
     where, why = choose_device(device, weights)
-    lines = [describe_device(where, why), set_threads(threads, machine)]
+    lines = [describe_device(where, why)]
     config = files.config
     available, reason = machine.memory_available, machine.memory_reason
-    if where.type == "cpu":
+    if str(where) == "cpu":
         chosen = choose_format(weights, config.head_dim, stored_bits(files))
+        if not chosen.native_code:
+            import torch  # noqa: F401 (so that its threads are set before its products are tried)
+        lines.append(set_threads(threads, machine))
         footprint, describe, make = _plan_model(files, chosen, block_size, cache_format)
     else:
+        from headrace.execution.device_build import device_memory
+
+        assert not isinstance(where, str)
+        lines.append(set_threads(threads, machine))
         chosen, footprint, describe, make = _plan_on_device(
             files, where, weights, cache_format, block_size, max_context
         )
@@ -136,16 +149,13 @@ def build_executor(
     model = make(plan.max_context)
     if chosen.native_code:
         # What torch is left with is small, and two pools would fight for the same cores.
-        torch.set_num_threads(1)
+        _set_torch_threads(1)
     loaded = (
         f"weights loaded in {time.perf_counter() - begun:.2f} s,"
         f" {model.nbytes / 2**20:.0f} MiB in memory"
     )
     report(loaded)
-    cache = KVCache(
-        config.num_layers, model.shape, plan.num_blocks, block_size, model.cache_dtype,
-        model.device, model.cache_width(block_size),
-    )  # fmt: skip
+    cache = new_cache(model, plan.num_blocks, block_size)
     chooser, _ = find_chooser(model.device)
     executor = LocalExecutor(model, cache, Sampler(config.vocab_size, chooser))
     count = threads or machine.threads
@@ -188,6 +198,9 @@ def _plan_model(
                 f"cache_format {cache_format} needs the C++ decoder; with weights {chosen.name}"
                 f" computed by torch ({chosen.why}) choose auto"
             )
+        from headrace.kernels.dispatch import choose
+        from headrace.models.transformer import Transformer
+
         dispatch = choose(chosen.name, config.head_dim)
         operators = dispatch.operators
         size = operators.weight_dtype.itemsize
@@ -223,8 +236,10 @@ def _plan_on_device(
     max_context: int | None,
 ) -> tuple[Format, Footprint, list[str], Callable[[int], Model]]:
     """The same on a device with its own memory."""
+    from headrace.execution import device_build
+
     context = max_context or files.config.max_context
-    found = plan_on_device(files, device, weights, cache_format, block_size, context)
+    found = device_build.plan_on_device(files, device, weights, cache_format, block_size, context)
     size = Footprint(
         found.sizes, found.block_bytes, found.attention_bytes, device_build.CACHE_SHARE
     )
@@ -244,7 +259,7 @@ def measure_roofline(
     ``load`` and ``save`` keep the measurement, see known_peaks. ``threads`` as in build_executor.
     """
     executor, machine = built.executor, detect_machine()
-    if executor.transformer.device.type != "cpu":
+    if str(executor.transformer.device) != "cpu":
         return "limits: not known of this device"
     threads = threads or machine.threads
     peaks = known_peaks(machine, threads, load, save)
@@ -260,4 +275,4 @@ def _cache_name(built: BuiltExecutor) -> str:
     model = built.executor.transformer
     if isinstance(model, NativeTransformer):
         return model.cache_format
-    return {torch.float32: "float32", torch.bfloat16: "bf16"}[model.cache_dtype]
+    return {"torch.float32": "float32", "torch.bfloat16": "bf16"}[str(model.cache_dtype)]

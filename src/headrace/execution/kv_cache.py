@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import mmap
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from headrace.kernels.extension import load_extension
+from headrace.execution.pages import zero_pages
 from headrace.kernels.operators import AttentionShape
 
 
@@ -25,19 +24,7 @@ class LayerState:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Zeros whose pages the system only provides when they are first written, huge ones if it can.
-
-    torch.zeros writes them all, which takes seconds and gigabytes before the first request. A
-    sequence's blocks lie all over the cache: with small pages most reads miss the table of pages.
-    """
-    count = dtype.itemsize
-    for size in shape:
-        count *= size
-    memory = mmap.mmap(-1, count)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them; only a hint
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.from_numpy(np.frombuffer(memory, dtype=np.uint8)).view(dtype).view(shape)
+    return torch.from_numpy(zero_pages(dtype.itemsize * math.prod(shape))).view(dtype).view(shape)
 
 
 class KVCache:
@@ -47,8 +34,8 @@ class KVCache:
     its first slot is about to be written, so that nothing a former owner left (a NaN times zero is
     a NaN) can reach another sequence.
 
-    Each key/value head of a block is a row. ``width`` is its length in values of ``dtype``:
-    block_size * D of numbers, or what kernels with a layout of their own ask for.
+    Each key/value head of a block is a row. ``width`` is its length in values of ``dtype``,
+    block_size * D unless given. PackedCache is its like in the layout of the C++ kernels.
     """
 
     def __init__(
@@ -70,8 +57,6 @@ class KVCache:
         self._data = (
             _zeros(size, dtype) if on_cpu else torch.zeros(size, dtype=dtype, device=device)
         )
-        # Bytes in a layout of the kernels' own are cleared and copied by them.
-        self._cpu = load_extension().module if dtype is torch.uint8 else None
         self.layers: tuple[LayerState, ...] = tuple(
             LayerState(layer[0], layer[1]) for layer in self._data
         )
@@ -99,9 +84,7 @@ class KVCache:
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Fill blocks with zeros in every layer."""
-        if self._cpu is not None:
-            self._cpu.cache_clear(self.array, self._heads, np.array(blocks, dtype=np.int32))
-        elif blocks:
+        if blocks:
             self._data.index_fill_(2, self._rows(blocks), 0)
 
     def copy(self, moves: Sequence[tuple[int, int]]) -> None:
@@ -109,9 +92,5 @@ class KVCache:
         if not moves:
             return
         sources, destinations = zip(*moves, strict=True)
-        if self._cpu is not None:
-            pair = np.array([sources, destinations], dtype=np.int32)
-            self._cpu.cache_copy(self.array, self._heads, pair[0], pair[1])
-        else:
-            moved = self._data.index_select(2, self._rows(sources))
-            self._data.index_copy_(2, self._rows(destinations), moved)
+        moved = self._data.index_select(2, self._rows(sources))
+        self._data.index_copy_(2, self._rows(destinations), moved)

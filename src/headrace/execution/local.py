@@ -8,17 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-import torch
-
 from headrace.execution.batch import Batch, build_batch
-from headrace.execution.kv_cache import KVCache
+from headrace.execution.cache import Cache
 from headrace.execution.profile import NO_LAYER, Profile
-from headrace.execution.profiled_operators import ProfiledOperators
 from headrace.execution.roofline import Roofline
 from headrace.kernels.operators import Logits
 from headrace.models.model import Model
 from headrace.models.native import NativeTransformer
-from headrace.models.transformer import Transformer
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Sampled, Step, StepResult
 
@@ -51,7 +47,7 @@ class LocalExecutor:
     def __init__(
         self,
         transformer: Model,
-        cache: KVCache,
+        cache: Cache,
         sampler: LogitsSampler,
         roofline: Roofline | None = None,
     ) -> None:
@@ -111,7 +107,6 @@ class LocalExecutor:
         elapsed = (laid_out - submitted + end - start) * 1e-9
         return StepResult(step.id, sampled, elapsed, error, work)
 
-    @torch.inference_mode()
     def _run(self, batch: Batch) -> tuple[Sampled | None, ...]:
         profile = self._profile
         if batch.fresh:
@@ -141,21 +136,34 @@ class LocalExecutor:
     @contextmanager
     def profile(self) -> Iterator[Profile]:
         """Book the time of every operator of the steps run inside; costs under 1 % of a step."""
-        profile, model = Profile(), self.transformer
-        self._profile = profile
-        if isinstance(model, NativeTransformer):
-            model.on_spans = profile.book_spans
-        elif isinstance(model, Transformer):
-            operators = model.operators
-            model.operators = ProfiledOperators(operators, profile, model.config.num_layers)
+        self._profile = profile = Profile()
         try:
-            yield profile
+            with _booked(self.transformer, profile):
+                yield profile
         finally:
             self._profile = None
-            if isinstance(model, NativeTransformer):
-                model.on_spans = None
-            elif isinstance(model, Transformer):
-                model.operators = operators
+
+
+@contextmanager
+def _booked(model: Model, profile: Profile) -> Iterator[None]:
+    """Inside, the model's operators are booked."""
+    if isinstance(model, NativeTransformer):
+        model.on_spans = profile.book_spans
+        try:
+            yield
+        finally:
+            model.on_spans = None
+        return
+    from headrace.execution.profiled_operators import ProfiledOperators
+    from headrace.models.transformer import Transformer
+
+    assert isinstance(model, Transformer)
+    operators = model.operators
+    model.operators = ProfiledOperators(operators, profile, model.config.num_layers)
+    try:
+        yield
+    finally:
+        model.operators = operators
 
 
 def _describe(error: Exception) -> str:

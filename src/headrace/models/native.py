@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from headrace.kernels.extension import load_extension
 from headrace.kernels.layout import Layout
@@ -74,8 +73,8 @@ class NativeTransformer:
     nanoseconds of the monotonic clock.
     """
 
-    device = torch.device("cpu")
-    cache_dtype = torch.uint8
+    device = "cpu"
+    cache_dtype = None
 
     def __init__(
         self,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from headrace.kernels.device.attention import choose_attention
+from headrace.kernels.device.find import CPU_FORMATS
 from headrace.kernels.device.operators import DeviceOperators
 from headrace.kernels.dispatch import Dispatch
 from headrace.nouns.errors import ConfigError
 
-CPU_FORMATS = ("int8", "native")
 FORMATS = {"float32": torch.float32, "bf16": torch.bfloat16, "bfloat16": torch.bfloat16}
 
 

@@ -103,12 +103,11 @@ QueryArray rotate_store(const AttentionShape& shape, Floats qkv, Ints positions,
                            keys.data(), values.data(), queries};
     {
         nb::gil_scoped_release release;
-        pool().wake();
+        const PoolTurn turn;
         constexpr int STEP = 5;  // odd, so that neighbouring tokens are written by two threads
         pool().each((rows + STEP - 1) / STEP, [&](int task, int) {
             kernels.rotate_store(work, STEP * task, std::min(rows, STEP * (task + 1)));
         });
-        pool().rest();
     }
     return QueryArray(queries, {size_t(rows), size_t(shape.width())}, owner);
 }
@@ -194,14 +193,13 @@ OutArray attend(const AttentionShape& shape, Words queries, Ints start, Ints len
         work.queries = queries.data();
         work.out_float = floats;
         if (kind) work.out = out.rows;
-        pool().wake();
+        const PoolTurn turn;
         for (size_t layer = 0; layer < keys.shape(0); ++layer) {
             work.keys = keys.data() + layer * keys.shape(1);
             work.values = values.data() + layer * values.shape(1);
             pool().each(plan.tasks(),
                         [&](int task, int thread) { kernels.attend(work, task, thread); });
         }
-        pool().rest();
         if (kind)
             for (size_t r = 0; r < rows; ++r)
                 for (size_t c = 0; c < width; ++c) floats[r * width + c] = out.value(r, c);

@@ -229,9 +229,8 @@ Result product(const PackedWeight& packed, const Floats& x, const std::string& k
     y[size] = 1.0f;
     if (add_to) std::memcpy(y.get(), add_to->data(), size * sizeof(float));
     const Activations in = job.quantised(x);
-    pool().wake();
+    const PoolTurn turn;
     job.product(job.weight, in.rows, y.get(), add_to ? Finish::add : Finish::store);
-    pool().rest();
     if (y[size] != 1.0f) throw std::runtime_error("the product wrote past its last row");
     return result(std::move(y), job.rows, job.weight.n);
 }
@@ -243,9 +242,8 @@ Result gated(const PackedWeight& packed, const Floats& x, const std::string& ker
     const int n = job.weight.n;
     const Activations in = job.quantised(x);
     const Activations out(job.weight.kind, job.rows, round_up(n, CHUNK));
-    pool().wake();
+    const PoolTurn turn;
     job.gated(job.weight, in.rows, out.rows);
-    pool().rest();
     std::unique_ptr<float[]> y(new float[static_cast<size_t>(job.rows) * n]);
     for (int r = 0; r < job.rows; ++r)
         for (int i = 0; i < n; ++i) y[static_cast<size_t>(r) * n + i] = out.value(r, i);
@@ -271,7 +269,7 @@ std::vector<double> time_products(const std::vector<std::shared_ptr<PackedWeight
     std::vector<float> y(views[0].gated ? 1 : static_cast<size_t>(job.rows) * views[0].n);
     std::vector<double> seconds;
     nb::gil_scoped_release release;
-    pool().wake();
+    const PoolTurn turn;
     auto start = std::chrono::steady_clock::now();
     for (int pass = 0; pass < passes; ++pass)
         for (const Weight& view : views) {
@@ -283,7 +281,6 @@ std::vector<double> time_products(const std::vector<std::shared_ptr<PackedWeight
             seconds.push_back(std::chrono::duration<double>(end - start).count());
             start = end;
         }
-    pool().rest();
     return seconds;
 }
 

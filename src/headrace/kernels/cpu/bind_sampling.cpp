@@ -50,13 +50,12 @@ Scratch& scratch() {
 template <class Function>
 void each_row(size_t count, size_t shared, Function work) {
     nb::gil_scoped_release release;
-    if (count < shared || pool().threads() == 1) {
+    if (count < shared) {
         for (size_t i = 0; i < count; ++i) work(i);
         return;
     }
-    pool().wake();
+    const PoolTurn turn;
     pool().each(static_cast<int>(count), [&](int i, int) { work(static_cast<size_t>(i)); });
-    pool().rest();
 }
 
 template <class... Columns>

@@ -38,12 +38,11 @@ size_t cache_row_bytes(CacheFormat format, int block_size, int head_dim) {
 void Cache::clear(const int32_t* ids, int count) const {
     check_blocks(*this, ids, count);
     const size_t bytes = block_bytes;
-    pool().wake();
+    const PoolTurn turn;
     pool().each(count > 0 ? 2 * layers : 0, [&](int array, int) {
         for (int i = 0; i < count; ++i)
             std::memset(data + array * array_bytes() + bytes * ids[i], 0, bytes);
     });
-    pool().rest();
 }
 
 void Cache::copy(const int32_t* sources, const int32_t* destinations, int count) const {

@@ -197,10 +197,7 @@ int Decoder::keep_sampled(const StepRows& step) {
 
 void Decoder::forward(const StepRows& step, uint8_t* cache, size_t cache_rows, float* logits,
                       size_t logits_stride, std::vector<Span>* spans) {
-    struct Awake {
-        Awake() { pool().wake(); }
-        ~Awake() { pool().rest(); }
-    } awake;
+    const PoolTurn turn;
     spans_ = spans;
     layer_ = -1;
     const int rows = step.padded, hidden = shape_.hidden;

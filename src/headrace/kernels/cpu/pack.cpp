@@ -122,9 +122,8 @@ class Packer {
     }
 
     std::shared_ptr<PackedWeight> pack(const float* bias, const float* up_bias) {
-        pool().wake();
+        const PoolTurn turn;
         pool().each(weight_.panels, [this](int panel, int) { pack_panel(panel); });
-        pool().rest();
         if (bad_.load() >= 0) throw std::invalid_argument(describe_bad());
         weight_.few_bytes = 0;
         for (const Panel& p : packed_->panels_)

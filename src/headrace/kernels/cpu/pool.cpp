@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <memory>
+#include <mutex>
 
 #if defined(__linux__)
 #include <linux/futex.h>
@@ -128,11 +129,27 @@ std::unique_ptr<Pool>& shared() {
     return *instance;
 }
 
+std::mutex& turns() {
+    static auto* instance = new std::mutex;
+    return *instance;
+}
+
 }  // namespace
 
 Pool& pool() { return *shared(); }
 
+PoolTurn::PoolTurn() {
+    turns().lock();
+    pool().wake();
+}
+
+PoolTurn::~PoolTurn() {
+    pool().rest();
+    turns().unlock();
+}
+
 void set_pool_threads(int threads) {
+    const std::lock_guard<std::mutex> lock(turns());
     if (pool().threads() != threads) shared().reset(new Pool(threads));
 }
 

@@ -34,11 +34,11 @@ class Pool {
             &function);
     }
 
+  private:
+    friend class PoolTurn;
     // Between these the workers wait for work by spinning; outside they sleep.
     void wake();
     void rest();
-
-  private:
     void loop(int thread);
     bool help(int thread);
 
@@ -50,9 +50,20 @@ class Pool {
     alignas(64) std::atomic<uint32_t> awake_{0};  // odd while work may come; 2^32 - 1 to end
 };
 
-// The pool that all kernels of the process share; one thread until set_pool_threads is called,
-// which must not happen while anything runs on it.
+// The pool that all kernels of the process share, of one thread until set_pool_threads is called.
+// Whoever runs work on it has a PoolTurn.
 Pool& pool();
+
+// The right to use the pool, for its lifetime: others (a second engine, say) wait. Not recursive.
+class PoolTurn {
+  public:
+    PoolTurn();
+    ~PoolTurn();
+    PoolTurn(const PoolTurn&) = delete;
+    PoolTurn& operator=(const PoolTurn&) = delete;
+};
+
+// Waits for its turn.
 void set_pool_threads(int threads);
 
 }  // namespace headrace

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from headrace.execution.cache import new_cache
+from headrace.execution.kv_cache import KVCache
 from headrace.execution.packed_cache import PackedCache
-from headrace.execution.pages import zero_pages
+from headrace.execution.pages import Pages
 from headrace.kernels.extension import load_extension
+from headrace.kernels.operators import AttentionShape
 from tests.execution.tiny import tiny_transformer
 
 pytestmark = pytest.mark.skipif(not load_extension().available, reason="needs the C++ extension")
+
+
+SHAPE = AttentionShape(heads=4, kv_heads=2, head_dim=8)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * 4096
 
 
 def filled() -> PackedCache:
@@ -61,9 +76,26 @@ def test_it_is_what_the_decoder_reads(block_size: int) -> None:
 
 
 def test_pages_are_zeros_that_can_be_written() -> None:
-    pages = zero_pages(3_000_001)
-    assert pages.shape == (3_000_001,)
-    assert not pages.any()
-    pages[-1] = 7
-    assert np.count_nonzero(pages) == 1
-    assert zero_pages(0).shape == (0,)
+    pages = Pages(3_000_001)
+    assert pages.array.shape == (3_000_001,)
+    assert not pages.array.any()
+    pages.array[-1] = 7
+    assert np.count_nonzero(pages.array) == 1
+    assert Pages(0).array.shape == (0,)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems may keep the pages")
+def test_dropped_state_is_zeros_and_takes_no_memory() -> None:
+    cache = PackedCache(4, 2, 1000, 16, 4096)
+    before = resident()
+    cache.array[...] = 3
+    assert resident() - before > 50 << 20
+    cache.drop()
+    assert resident() - before < 10 << 20
+    assert not cache.array.any()
+    cache.array[:, :, 4] = 1
+    assert np.count_nonzero(cache.array) == 4 * 2 * 4096
+    torch_cache = KVCache(2, SHAPE, 5, 16, torch.float32)
+    torch_cache.layers[1].keys[3] = 1.0
+    torch_cache.drop()
+    assert not torch_cache.layers[1].keys.any()

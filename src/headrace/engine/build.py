@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from headrace.engine.config import EngineConfig
 from headrace.engine.engine import Engine
 from headrace.engine.output import Output
+from headrace.engine.phases import Phases
 from headrace.environment import limit_spinning
 from headrace.memory.sequence_memory import SequenceMemory
 from headrace.nouns.clock import WallClock
@@ -87,16 +88,20 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
     from headrace.execution.memory_plan import STEP_ROWS
     from headrace.execution.tuning import PEAKS
 
+    phases = Phases()
     limit_spinning()
     # Before the slow part, so that a wrong option is known at once.
     chosen = policies(config)
     Limits(config.token_budget or 1, STEP_ROWS, config.max_sequences)
 
-    from headrace.execution.build import build_executor, measure_roofline
     from headrace.models.loader import open_model
     from headrace.models.source import resolve
 
     files = open_model(resolve(config.model))
+    phases.end("model file")
+    from headrace.execution.build import build_executor, measure_roofline
+
+    phases.end("imports")
     built = build_executor(
         files,
         weights=config.weights,
@@ -109,10 +114,13 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
         threads=config.threads,
         report=report,
     )
+    phases.end("weights")
     kept = built.machine_tuning
     load, save = partial(kept.get, PEAKS), partial(kept.put, PEAKS)
     report(measure_roofline(built, files, config.threads, load, save))
+    phases.end("limits")
     budget, reason = _token_budget(config, built)
+    phases.end("token budget")
     report(f"token budget: {budget} a step ({reason})")
     limits = Limits(budget, STEP_ROWS, config.max_sequences)
     memory = SequenceMemory(built.num_blocks, built.block_size, config.prefix_cache)
@@ -133,4 +141,5 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
         weights=built.weights,
         created=int(time.time()),
     )
+    report(f"loaded in {phases.describe()}")
     return BuiltEngine(engine, model, built.num_blocks, built.block_size)

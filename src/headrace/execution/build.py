@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from headrace.execution import memory_plan
 from headrace.execution.bounds import bounds_of
 from headrace.execution.cache import new_cache
+from headrace.execution.heap import trim_heap
 from headrace.execution.local import LocalExecutor
 from headrace.execution.machine import Machine, detect_machine
 from headrace.execution.memory_plan import MemoryPlan, WeightSizes, plan_memory
@@ -155,6 +156,7 @@ def build_executor(
         f" {model.nbytes / 2**20:.0f} MiB in memory"
     )
     report(loaded)
+    trim_heap()
     cache = new_cache(model, plan.num_blocks, block_size)
     chooser, _ = find_chooser(model.device)
     executor = LocalExecutor(model, cache, Sampler(config.vocab_size, chooser))

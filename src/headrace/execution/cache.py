@@ -25,6 +25,13 @@ class Cache(ModelCache, Protocol):
         """Gives the memory back; the cache cannot be used afterwards."""
         ...
 
+    def drop(self) -> None:
+        """Forget all state, and take no memory for it until there is some again.
+
+        Where memory cannot be given back the state may stay, as that of blocks without an owner.
+        """
+        ...
+
     def clear(self, blocks: Sequence[int]) -> None:
         """Fill blocks with zeros in every layer."""
         ...

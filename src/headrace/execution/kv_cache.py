@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from headrace.execution.pages import zero_pages
+from headrace.execution.pages import Pages
 from headrace.kernels.operators import AttentionShape
 
 
@@ -21,10 +21,6 @@ class LayerState:
 
     keys: torch.Tensor
     values: torch.Tensor
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    return torch.from_numpy(zero_pages(dtype.itemsize * math.prod(shape))).view(dtype).view(shape)
 
 
 class KVCache:
@@ -53,10 +49,12 @@ class KVCache:
         self._heads = shape.kv_heads
         rows, width = (num_blocks + 1) * shape.kv_heads, width or block_size * shape.head_dim
         size = (num_layers, 2, rows, width)
-        on_cpu = torch.device(device).type == "cpu"
-        self._data = (
-            _zeros(size, dtype) if on_cpu else torch.zeros(size, dtype=dtype, device=device)
-        )
+        self._pages: Pages | None = None
+        if torch.device(device).type == "cpu":
+            self._pages = Pages(dtype.itemsize * math.prod(size))
+            self._data = torch.from_numpy(self._pages.array).view(dtype).view(size)
+        else:
+            self._data = torch.zeros(size, dtype=dtype, device=device)
         self.layers: tuple[LayerState, ...] = tuple(
             LayerState(layer[0], layer[1]) for layer in self._data
         )
@@ -75,7 +73,12 @@ class KVCache:
         """Gives the memory back; the cache cannot be used afterwards."""
         self.layers = ()
         self.__dict__.pop("array", None)
-        self._data = self._data.new_empty(0)
+        self._data, self._pages = self._data.new_empty(0), None
+
+    def drop(self) -> None:
+        """Forget all state, and take no memory for it until there is some again; CPU only."""
+        if self._pages is not None:
+            self._pages.drop()
 
     def _rows(self, blocks: Sequence[int]) -> torch.Tensor:
         first = torch.tensor(blocks, dtype=torch.int64) * self._heads

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from headrace.execution.pages import zero_pages
+from headrace.execution.pages import Pages
 from headrace.kernels.extension import load_extension
 from headrace.kernels.operators import LayerCache
 
@@ -29,7 +30,8 @@ class PackedCache:
         self.null_block = num_blocks
         self._heads = kv_heads
         shape = (num_layers, 2, (num_blocks + 1) * kv_heads, width)
-        self.array: npt.NDArray[np.uint8] = zero_pages(int(np.prod(shape))).reshape(shape)
+        self._pages = Pages(math.prod(shape))
+        self.array: npt.NDArray[np.uint8] = self._pages.array.reshape(shape)
 
     @property
     def nbytes(self) -> int:
@@ -38,6 +40,11 @@ class PackedCache:
     def free(self) -> None:
         """Gives the memory back; the cache cannot be used afterwards."""
         self.array = np.empty((0, 2, 0, 0), dtype=np.uint8)
+        self._pages = Pages(0)
+
+    def drop(self) -> None:
+        """Forget all state, and take no memory for it until there is some again."""
+        self._pages.drop()
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Fill blocks with zeros in every layer."""

@@ -52,6 +52,7 @@ def find_token_budget(
     known = _points(tuning.get(name), sizes)
     if known:
         _seconds(executor, _step(known[0][0], executor))  # does the model run at all?
+        executor.cache.drop()
         found = choose_budget(known, tpot_target)
         return TokenBudget(found.tokens, f"{found.reason}; measured at an earlier start", known)
     times = _measure(executor, sizes)
@@ -67,7 +68,7 @@ def measure_token_budget(executor: LocalExecutor, tpot_target: float | None = No
 
     The knee is the smallest size within 90 % of the best rate: larger steps make every running
     sequence wait longer and gain little. With a ``tpot_target`` (seconds) no size is taken whose
-    step is longer. Uses cache blocks from the first on; to be called while nothing is running.
+    step is longer. To be called while nothing is running and the cache holds nothing.
     Raises ConfigError where the model cannot run.
     """
     return _choose(executor, _measure(executor, _sizes(executor)), tpot_target)
@@ -120,10 +121,15 @@ def _monotone(points: Points) -> Points:
 
 
 def _measure(executor: LocalExecutor, sizes: tuple[int, ...]) -> dict[int, list[float]]:
-    """Seconds of each size's steps: all sizes once, as far as time allows, then again and again."""
+    """Seconds of each size's steps; leaves the cache empty."""
+    times = _times(executor, sizes) if sizes else {}
+    executor.cache.drop()
+    return times
+
+
+def _times(executor: LocalExecutor, sizes: tuple[int, ...]) -> dict[int, list[float]]:
+    """All sizes once, as far as time allows, then again and again."""
     times: dict[int, list[float]] = {}
-    if not sizes:
-        return times
     steps = {rows: _step(rows, executor) for rows in sizes}
     _seconds(executor, steps[sizes[0]])  # wakes the threads, takes the memory that stays
     begun = time.perf_counter()

@@ -78,10 +78,10 @@ def fetch(entry: CatalogueEntry, progress: bool = True) -> Path:
     Raises ModelError, saying what to do, when it can be neither found nor fetched, or when what
     was fetched is not what it should be.
     """
-    from filelock import FileLock
-
     if entry.is_fetched():
         return entry.path
+    from filelock import FileLock
+
     folder = entry.path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

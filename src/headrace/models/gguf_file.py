@@ -149,13 +149,21 @@ class _Header:
         return [self._value(element, key, depth + 1) for _ in range(count)]
 
     def _texts(self, count: int, key: str) -> list[str]:
-        texts = []
-        for _ in range(count):
-            raw = self._take(self._number("Q"))
+        """Vocabularies have a hundred thousand entries, so this reads the buffer by itself."""
+        texts: list[str] = []
+        buffer, at, length = self._buffer, self._at, struct.Struct("<Q").unpack_from
+        for i in range(count):
+            if at + 8 > len(buffer):
+                self._need(at + 8 - self._at)
+            start = at + 8
+            at = start + length(buffer, at)[0]
+            if at > len(buffer):
+                self._need(at - self._at)
             try:
-                texts.append(raw.decode("utf-8"))
+                texts.append(buffer[start:at].decode("utf-8"))
             except UnicodeDecodeError:
-                raise self._damaged(f"entry {len(texts)} of {key!r} is not UTF-8") from None
+                raise self._damaged(f"entry {i} of {key!r} is not UTF-8") from None
+        self._at = at
         return texts
 
     def _text(self, limit: int) -> str:

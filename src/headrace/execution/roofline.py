@@ -113,14 +113,13 @@ class Roofline:
         """Of a step of slices: the position of the first row of each, its rows; rows that sample.
 
         Which slices sample is not asked: those that do are taken to be as long as the others.
-        Costs some microseconds, however many rows there are.
+        Sums of Python's own: array operations cost more for as few slices as a step has.
         """
-        before = np.asarray(starts, dtype=np.int64)
-        rows_of = np.asarray(lengths, dtype=np.int64)
-        rows, read = int(np.add.reduce(rows_of)), int(np.add.reduce(before))
+        firsts, counts = _list(starts), _list(lengths)
+        rows, read = sum(counts), sum(firsts)
         # A row at position p sees p + 1 positions.
-        pairs = int(rows_of @ before) + (int(rows_of @ rows_of) + rows) // 2
-        last = (rows + read) * samples / max(len(rows_of), 1)
+        pairs = sum(n * (2 * s + n + 1) for s, n in zip(firsts, counts, strict=True)) // 2
+        last = (rows + read) * samples / max(len(counts), 1)
         return self.bound(rows, samples, pairs, last, read)
 
     def bound(self, rows: int, samples: int, pairs: int, last: float, read: int) -> Work:
@@ -153,3 +152,7 @@ class Roofline:
     def prompt(self, rows: int) -> float:
         """Most tokens per second of a prompt computed in one step of ``rows`` rows."""
         return rows / self.work((0,), (rows,), 1).seconds
+
+
+def _list(values: Integers) -> list[int]:
+    return values.tolist() if isinstance(values, np.ndarray) else list(values)

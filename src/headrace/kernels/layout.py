@@ -125,29 +125,44 @@ def lay_out(
     ``tables`` are the slices' block tables one after the other, ``ceil((start + length) /
     block_size)`` ids each; ``tokens`` are all rows'. Raises ValueError where the sums disagree.
     """
-    head = np.array([starts, lengths], dtype=np.int32)
-    begins, counts = head
-    ends = head.sum(0, dtype=np.int32)
-    held = -(-ends // block_size)
-    row_ends, table_ends = counts.cumsum(dtype=np.int32), held.cumsum(dtype=np.int32)
-    row_starts, table_starts = row_ends - counts, table_ends - held
-    rows = int(row_ends[-1]) if len(row_ends) else 0
-    blocks = np.array(tables, dtype=np.int32)
-    if len(tokens) != rows or len(blocks) != (table_ends[-1] if len(table_ends) else 0):
+    # Lists, not array operations: a step has few slices, and each kind of operation costs more
+    # than all of this, even more so after a step has emptied the processor's caches.
+    held = sum(
+        -(-(start + length) // block_size) for start, length in zip(starts, lengths, strict=True)
+    )
+    if len(tokens) != sum(lengths) or len(tables) != held:
         raise ValueError(
-            f"{len(tokens)} tokens and {len(blocks)} block ids were given; the slices have"
-            f" {rows} rows and {int(held.sum())} blocks of {block_size}"
+            f"{len(tokens)} tokens and {len(tables)} block ids were given; the slices have"
+            f" {sum(lengths)} rows and {held} blocks of {block_size}"
         )
-    if rows == len(counts):  # all slices are single rows
-        positions, first = begins, table_starts
-    else:
-        positions = np.arange(rows, dtype=np.int32) + (begins - row_starts).repeat(counts)
-        first = table_starts.repeat(counts)
-    block, offset = np.divmod(positions, np.int32(block_size))
-    slots = blocks[first + block].astype(np.int64) * block_size + offset
+    positions: list[int] = []
+    slots: list[int] = []
+    row_starts: list[int] = []
+    table_starts: list[int] = []
+    table = 0
+    for start, length in zip(starts, lengths, strict=True):
+        row_starts.append(len(positions))
+        table_starts.append(table)
+        end = start + length
+        if length == 1:
+            block, offset = divmod(start, block_size)
+            positions.append(start)
+            slots.append(tables[table + block] * block_size + offset)
+        else:
+            positions += range(start, end)
+            slots += [
+                tables[table + position // block_size] * block_size + position % block_size
+                for position in range(start, end)
+            ]
+        table -= -end // block_size
     return Layout(
-        tokens=np.array(tokens, dtype=np.int32), positions=positions, slots=slots, starts=begins,
-        lengths=counts, row_starts=row_starts, table_starts=table_starts, tables=blocks,
-        sampled=np.array(sampled, dtype=np.int32), block_size=block_size, null_block=null_block,
-        padded=max(rows, padded), device=device,
+        tokens=_int32(tokens), positions=_int32(positions), slots=np.array(slots, np.int64),
+        starts=_int32(starts), lengths=_int32(lengths), row_starts=_int32(row_starts),
+        table_starts=_int32(table_starts), tables=_int32(tables), sampled=_int32(sampled),
+        block_size=block_size, null_block=null_block, padded=max(len(tokens), padded),
+        device=device,
     )  # fmt: skip
+
+
+def _int32(values: Sequence[int]) -> Int32Array:
+    return np.array(values, np.int32)

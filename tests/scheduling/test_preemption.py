@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from headrace.nouns.event import Event, Kind
 from headrace.nouns.sequence import Sequence, Status, Wait
 from headrace.nouns.step import Step
@@ -166,9 +168,7 @@ def test_a_copy_of_a_copy_in_one_step_reads_where_the_first_one_came_from() -> N
 def test_the_source_of_a_copy_may_yield_in_the_same_step() -> None:
     batching = Scripted()
     scheduler, executor, (first, second, third) = forked(batching, blocks=4)
-    scheduler._policies = type(scheduler._policies)(
-        scheduler._policies.order, scheduler._policies.admission, batching, Victim(first)
-    )
+    scheduler._desk = replace(scheduler._desk, preemption=Victim(first))
     memory = scheduler.memory
     stranger = Sequence.of(make_request("x", [9] * 5), 0)
     memory.adopt(stranger)

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from headrace.memory.sequence_memory import Copy, SequenceMemory
 from headrace.nouns.event import Event, Kind, Sink
 from headrace.nouns.sequence import Sequence, Status, Wait
 from headrace.nouns.step import Slice
-from headrace.scheduling.policy import AdmissionPolicy, PreemptionPolicy, Rank
+from headrace.scheduling.policy import AdmissionPolicy, PreemptionPolicy
 from headrace.scheduling.queue import WaitingQueue
 
 # Sequences waiting for a prefix are passed over; this bounds how many are looked at per round.
 LOOK_AHEAD = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What all rounds of a scheduler share.
+
+    ``running`` are the started sequences with their ranks, the smallest the best; ``rank`` gives
+    one its rank. ``in_flight`` are those in steps that are not committed yet.
+    """
+
+    running: dict[Sequence, Any]
+    in_flight: set[Sequence]
+    queue: WaitingQueue
+    memory: SequenceMemory
+    admission: AdmissionPolicy
+    preemption: PreemptionPolicy
+    rank: Callable[[Sequence, float], Any]
+    siblings: Callable[[Sequence], list[Sequence]]
+    emit: Sink
 
 
 class Round:
@@ -22,22 +43,7 @@ class Round:
     """
 
     def __init__(
-        self,
-        *,
-        now: float,
-        step_id: int,
-        budget: int,
-        limit: int,
-        max_sequences: int,
-        running: dict[Sequence, None],
-        in_flight: set[Sequence],
-        queue: WaitingQueue,
-        memory: SequenceMemory,
-        admission: AdmissionPolicy,
-        preemption: PreemptionPolicy,
-        rank: Rank,
-        siblings: Callable[[Sequence], list[Sequence]],
-        emit: Sink,
+        self, desk: Desk, *, now: float, step_id: int, budget: int, limit: int, max_sequences: int
     ) -> None:
         self.now, self.step_id = now, step_id
         self.budget, self.limit, self.max_sequences = budget, limit, max_sequences
@@ -45,44 +51,62 @@ class Round:
         self.padding = 0
         self.slices: dict[Sequence, Slice] = {}
         self.copies: dict[Sequence, list[Copy]] = {}
-        self._running, self._in_flight, self._queue = running, in_flight, queue
-        self._memory, self._admission, self._preemption = memory, admission, preemption
-        self._rank, self._siblings, self._emit = rank, siblings, emit
+        self._desk = desk
+        self._running, self._in_flight = desk.running, desk.in_flight
+        self._queue, self._memory = desk.queue, desk.memory
         self.explained: dict[Sequence, None] = {}  # waiting sequences that were told why
         self._short = False  # a running sequence found no free block
         self._closed = False  # the queue's head was told why it waits
         self._position = 0  # queue entries before it wait for a prefix
 
     def running(self) -> list[Sequence]:
-        return sorted((s for s in self._running if s not in self._in_flight), key=self._rank)
+        return sorted(self._candidates(), key=self._running.__getitem__)
 
     def take(self, seq: Sequence, length: int) -> bool:
-        length = min(length, seq.uncomputed, self.limit - self.spent)
-        if seq.status is not Status.RUNNING or length < 1:
+        computed, known = seq.computed, len(seq.tokens)
+        length = min(length, known - computed, self.limit - self.spent)
+        if length < 1 or seq.status is not Status.RUNNING:
             return False
         if seq in self.slices or seq in self._in_flight:
             return False
-        while (copies := self._memory.grow(seq, seq.computed + length)) is None:
-            self._short = True
-            candidates = [s for s in self._running if s not in self._in_flight]
-            victim = self._preemption.victim(candidates, seq, self._rank)
-            if victim is seq and self._in_flight:  # those back soon may be the ones to yield
-                self._explain(seq, Wait.MEMORY, "steps in flight hold the blocks that it needs")
-                return False
-            self._preempt(victim, seq)
-            if victim is seq:
+        end = computed + length
+        copies = self._memory.grow(seq, end)
+        if copies is None:
+            copies = self._make_room(seq, end)
+            if copies is None:
                 return False
         if copies:
             # Executors read all sources before they write: a source that is itself filled by a
             # copy of this step is read where that one comes from.
             origin = {to: source for done in self.copies.values() for source, to in done}
             self.copies[seq] = [(origin.get(source, source), to) for source, to in copies]
-        end = seq.computed + length
-        self.slices[seq] = Slice(seq, seq.computed, length, end == len(seq.tokens))
+        self.slices[seq] = Slice(seq, computed, length, end == known)
         self.spent += length
         if seq.wait is not None:
             seq.set_wait(None, self.now)
         return True
+
+    def _make_room(self, seq: Sequence, upto: int) -> list[Copy] | None:
+        """Lets others yield until ``seq`` can grow; None if it has to yield or wait itself."""
+        self._short = True
+        while True:
+            rank = self._running.__getitem__
+            victim = self._desk.preemption.victim(self._candidates(), seq, rank)
+            if victim is seq and self._in_flight:  # those back soon may be the ones to yield
+                self._explain(seq, Wait.MEMORY, "steps in flight hold the blocks that it needs")
+                return None
+            self._preempt(victim, seq)
+            if victim is seq:
+                return None
+            copies = self._memory.grow(seq, upto)
+            if copies is not None:
+                return copies
+
+    def _candidates(self) -> list[Sequence]:
+        """Started sequences that no step in flight holds."""
+        if not self._in_flight:
+            return list(self._running)
+        return [seq for seq in self._running if seq not in self._in_flight]
 
     def admit(self, wait_for_prefix: bool = True) -> Sequence | None:
         while self._position < min(len(self._queue), LOOK_AHEAD):
@@ -124,14 +148,16 @@ class Round:
             owner = self._memory.awaits(seq) or self._unready_leader(seq)
             if owner is not None:
                 return Wait.PREFIX, f"request {owner.request.id} is computing a prefix it shares"
-        refusal = self._admission.refusal(seq, list(self._running), self._memory)
+        refusal = self._desk.admission.refusal(seq, list(self._running), self._memory)
         return None if refusal is None else (Wait.MEMORY, refusal)
 
     def _leader(self, seq: Sequence) -> Sequence | None:
         """The running sibling that has come furthest, if ``seq`` still wants the prompt's state."""
         if seq.request.n == 1 or seq.output_len:
             return None
-        running = [s for s in self._siblings(seq) if s.status is Status.RUNNING and s is not seq]
+        running = [
+            s for s in self._desk.siblings(seq) if s.status is Status.RUNNING and s is not seq
+        ]
         return max(running, key=lambda s: s.computed, default=None)
 
     def _unready_leader(self, seq: Sequence) -> Sequence | None:
@@ -149,7 +175,7 @@ class Round:
         if seq.admitted_at is None:
             seq.admitted_at = self.now
         seq.status = Status.RUNNING
-        self._running[seq] = None
+        self._running[seq] = self._desk.rank(seq, self.now)
         seq.set_wait(Wait.BUDGET, self.now, "admitted, not yet in a step")
         reason = (
             f"shares the prompt of sibling {leader.index}" if leader else f"{found} tokens found"
@@ -187,4 +213,4 @@ class Round:
 
     def _note(self, kind: Kind, seq: Sequence, reason: str, data: dict[str, int]) -> None:
         event = Event(kind, self.now, seq.request.id, seq.index, self.step_id, reason, data)
-        self._emit(event)
+        self._desk.emit(event)

@@ -19,7 +19,7 @@ from headrace.scheduling.policy import (
     PreemptionPolicy,
 )
 from headrace.scheduling.queue import WaitingQueue
-from headrace.scheduling.round import Round
+from headrace.scheduling.round import Desk, Round
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,22 @@ class Scheduler:
         self._policies = policies
         self._emit = emit
         self._groups: dict[str, list[Sequence]] = {}
-        self._running: dict[Sequence, None] = {}
+        self._running: dict[Sequence, Any] = {}  # with their ranks
         self._in_flight: set[Sequence] = set()
         self._explained: dict[Sequence, None] = {}
         self._tickets = 0
         self._steps = 0
+        self._desk = Desk(
+            running=self._running,
+            in_flight=self._in_flight,
+            queue=self.waiting,
+            memory=memory,
+            admission=policies.admission,
+            preemption=policies.preemption,
+            rank=self._rank,
+            siblings=lambda seq: self._groups[seq.request.id],
+            emit=emit,
+        )
 
     @property
     def running(self) -> list[Sequence]:
@@ -134,7 +145,17 @@ class Scheduler:
     def plan(self, now: float) -> Step | None:
         """The next step, or None when nothing can be computed now."""
         self.waiting.refresh(now)
-        round = self._round(now)
+        if self._policies.order.dynamic:
+            for seq in self._running:
+                self._running[seq] = self._rank(seq, now)
+        round = Round(
+            self._desk,
+            now=now,
+            step_id=self._steps,
+            budget=self.limits.token_budget,
+            limit=self.limits.step_tokens,
+            max_sequences=self.limits.sequences,
+        )
         reason = self._policies.batching.fill(round)
         round.close()
         self._explain(round)
@@ -178,7 +199,7 @@ class Scheduler:
                 self._forget(seq)
                 continue
             if result.error is None:
-                seq.computed = slice.end
+                seq.computed = slice.start + slice.length
                 self.memory.commit(seq)
             if sampled is not None:
                 self._gain(seq, sampled, now, stopper)
@@ -238,28 +259,8 @@ class Scheduler:
         assert self._policies.order.dynamic or keys == sorted(keys), "the queue is out of order"
         self.memory.check_integrity([*self._running, *doomed])
 
-    def _round(self, now: float) -> Round:
-        order = self._policies.order
-
-        def rank(seq: Sequence) -> Any:
-            return (order.key(seq, now), seq.ticket)
-
-        return Round(
-            now=now,
-            step_id=self._steps,
-            budget=self.limits.token_budget,
-            limit=self.limits.step_tokens,
-            max_sequences=self.limits.sequences,
-            running=self._running,
-            in_flight=self._in_flight,
-            queue=self.waiting,
-            memory=self.memory,
-            admission=self._policies.admission,
-            preemption=self._policies.preemption,
-            rank=rank,
-            siblings=lambda seq: self._groups[seq.request.id],
-            emit=self._emit,
-        )
+    def _rank(self, seq: Sequence, now: float) -> Any:
+        return (self._policies.order.key(seq, now), seq.ticket)
 
     def _explain(self, round: Round) -> None:
         """Books why those wait whom the round left out and said nothing about."""
@@ -268,7 +269,7 @@ class Scheduler:
             if seq.status is Status.WAITING and not told:
                 seq.set_wait(Wait.QUEUE, round.now, "others are ahead of it")
         self._explained = round.explained
-        if round.slices:
+        if 0 < len(round.slices) < len(self._running):
             for seq in self._running:
                 if seq.wait is None and seq not in round.slices and seq not in self._in_flight:
                     detail = f"the step's budget of {round.budget} is spent"

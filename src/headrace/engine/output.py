@@ -19,9 +19,11 @@ class Output:
     """
 
     def __init__(self, seq: Sequence, detokenizer: Detokenizer) -> None:
+        params = seq.request.params
         self._seq = seq
         self._detokenizer = detokenizer
-        self._stops = StopStrings(seq.request.params.stop)
+        self._stops = StopStrings(params.stop) if params.stop else None
+        self._min_tokens = params.min_tokens
         self._tokens: list[int] = []
         self._logprobs: list[TokenLogprob] = []
         self._text: list[str] = []
@@ -29,11 +31,12 @@ class Output:
 
     def push(self, sampled: Sampled) -> str | None:
         """Takes in a token that is part of the output."""
-        self._tokens.append(sampled.token)
+        token = sampled.token
+        self._tokens.append(token)
         if sampled.logprob is not None:
-            self._logprobs.append(TokenLogprob(sampled.token, sampled.logprob, sampled.top))
-        text = self._detokenizer.push([sampled.token])
-        if self._seq.output_len < self._seq.request.params.min_tokens:
+            self._logprobs.append(TokenLogprob(token, sampled.logprob, sampled.top))
+        text = self._detokenizer.push_one(token)
+        if self._min_tokens and self._seq.output_len < self._min_tokens:
             self._text.append(text)  # too early to stop: not looked at
             return None
         return self._emit(text)
@@ -42,27 +45,33 @@ class Output:
         """Lets go of what was held back; nothing is, where a stop string ended the sequence."""
         if self._stopped or self._emit(self._detokenizer.flush()) is not None:
             return
-        self._text.append(self._stops.flush())
+        if self._stops is not None:
+            self._text.append(self._stops.flush())
 
     def take(self) -> Delta:
         """The delta since the last call; the last one once the sequence has ended."""
         seq = self._seq
-        delta = Delta(
-            request_id=seq.request.id,
-            index=seq.index,
-            tokens=tuple(self._tokens),
-            text="".join(self._text),
-            logprobs=tuple(self._logprobs),
-            finish_reason=seq.finish_reason,
-            stop_reason=seq.stop_reason,
-            error=seq.error,
-            usage=Usage(seq.prompt_len, seq.output_len, seq.cached or 0) if seq.finished else None,
-            waits={cause.value: s for cause, s in seq.waits.items()} if seq.finished else {},
-        )
+        tokens, text, logprobs = tuple(self._tokens), "".join(self._text), tuple(self._logprobs)
         self._tokens, self._logprobs, self._text = [], [], []
-        return delta
+        if not seq.finished:
+            return Delta(seq.request.id, seq.index, tokens, text, logprobs)
+        return Delta(
+            seq.request.id,
+            seq.index,
+            tokens,
+            text,
+            logprobs,
+            seq.finish_reason,
+            seq.stop_reason,
+            seq.error,
+            Usage(seq.prompt_len, seq.output_len, seq.cached or 0),
+            {cause.value: seconds for cause, seconds in seq.waits.items()},
+        )
 
     def _emit(self, text: str) -> str | None:
+        if self._stops is None:
+            self._text.append(text)
+            return None
         ready, matched = self._stops.push(text)
         self._text.append(ready)
         self._stopped = matched is not None

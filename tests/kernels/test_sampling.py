@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from headrace.kernels.extension import load_extension
 from headrace.sampling.chooser import Columns
 from headrace.sampling.native_chooser import NativeChooser
+from headrace.sampling.penalties import Edit, apply
 from headrace.sampling.random import stream, uniforms
 from headrace.sampling.recipe import Recipe
 from headrace.sampling.torch_chooser import TorchChooser
@@ -151,9 +152,82 @@ def test_draws_are_those_of_the_stated_generator(build: str) -> None:
     found = cpu.choose_tokens(
         logits, np.arange(count, dtype=np.int32), np.ones(count, np.float32), whole,
         np.full(count, 2.0), np.zeros(count, np.float32), np.array(streams, np.uint64),
-        np.array(positions, np.int64), build,
+        np.array(positions, np.int64), None, build,
     )  # fmt: skip
     assert found == np.floor(uniforms(streams, positions) * vocab).astype(int).tolist()
+
+
+def edits_of(count: int, vocab: int, seed: int) -> list[Edit]:
+    """Random edits, with lists of every length, none and all tokens among them."""
+    rng = np.random.default_rng(seed)
+    edits = []
+    for _ in range(count):
+        seen, biased, out = (
+            rng.permutation(vocab)[: rng.integers(0, min(vocab, 40) + 1)] for _ in range(3)
+        )
+        edits.append(
+            Edit(
+                seen=seen,
+                outputs=rng.integers(0, 4, len(seen)).astype(np.float32),
+                repetition=float(rng.choice([1.0, 0.8, 1.3])),
+                presence=float(rng.choice([0.0, -0.5, 0.7])),
+                frequency=float(rng.choice([0.0, -0.3, 0.2])),
+                bias_ids=biased,
+                biases=rng.normal(0, 3, len(biased)).astype(np.float32),
+                suppressed=out[: vocab - 1],
+            )
+        )
+    return edits
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("vocab", [2, 70, 3001])
+def test_edits_are_those_of_the_reference_bit_for_bit(build: str, vocab: int) -> None:
+    kinds, rows = [*KINDS] * 3, list(range(3 * len(KINDS)))
+    logits = random_logits(len(rows), vocab, seed=1).numpy()
+    before = logits.copy()
+    edits, columns = edits_of(len(rows), vocab, 7), columns_of(kinds, vocab)
+    chooser, positions = NativeChooser(cpu, build), [5] * len(rows)
+    found = chooser.choose(torch.from_numpy(logits), rows, columns, positions, edits)
+    assert np.array_equal(logits, before)
+    apply(logits, edits)
+    assert found == chooser.choose(torch.from_numpy(logits), rows, columns, positions)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_row_has_to_be_sound_before_and_after_its_edit(build: str) -> None:
+    logits = np.zeros((3, 20), np.float32)
+    logits[0, 4] = np.nan
+    hide, all_of_them = np.array([4]), np.arange(20)
+    edits = [Edit(suppressed=hide), Edit(suppressed=all_of_them), Edit(suppressed=hide)]
+    columns = columns_of([{"temperature": 0.0}] * 3, 20)
+    chooser = NativeChooser(cpu, build)
+    found = chooser.choose(torch.from_numpy(logits), [0, 1, 2], columns, [0] * 3, edits)
+    assert found == [-1, -1, 0]
+
+
+def test_edits_that_would_write_elsewhere_are_refused() -> None:
+    columns = columns_of([{}, {}], 20)
+    logits = torch.zeros(2, 20)
+    chooser = NativeChooser(cpu)
+    for bad in (20, -1):
+        edits = [Edit(), Edit(suppressed=np.array([bad]))]
+        with pytest.raises(ValueError, match=f"token {bad} is not in the vocabulary"):
+            chooser.choose(logits, [0, 1], columns, [0, 0], edits)
+    with pytest.raises(ValueError, match="one value for each row"):
+        chooser.choose(logits, [0, 1], columns, [0, 0], [Edit()])
+    none, ends = np.zeros(0, np.int64), np.array([2, 1])
+    floats = np.zeros(2, np.float32)
+    wrong = cpu.Edits(
+        repetition=floats, frequency=floats, presence=floats, seen_ends=ends, seen=np.arange(2),
+        outputs=floats, biased_ends=ends * 0, biased=none, biases=floats[:0],
+        suppressed_ends=ends * 0, suppressed=none,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="ends of lists must rise"):
+        cpu.choose_tokens(
+            logits.numpy(), np.arange(2, dtype=np.int32), columns.temperature, columns.top_k,
+            columns.top_p, columns.min_p, columns.streams, np.zeros(2, np.int64), wrong,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("build", BUILDS)

@@ -53,6 +53,24 @@ def attend(
     kernels: str | None = None,
 ) -> npt.NDArray[np.float32]: ...
 def most_likely(logits: npt.NDArray[np.float32], kernels: str | None = None) -> list[int]: ...
+
+class Edits:
+    def __init__(
+        self,
+        *,
+        repetition: npt.NDArray[np.float32],
+        frequency: npt.NDArray[np.float32],
+        presence: npt.NDArray[np.float32],
+        seen_ends: npt.NDArray[np.int64],
+        seen: npt.NDArray[np.int64],
+        outputs: npt.NDArray[np.float32],
+        biased_ends: npt.NDArray[np.int64],
+        biased: npt.NDArray[np.int64],
+        biases: npt.NDArray[np.float32],
+        suppressed_ends: npt.NDArray[np.int64],
+        suppressed: npt.NDArray[np.int64],
+    ) -> None: ...
+
 def choose_tokens(
     logits: npt.NDArray[np.float32],
     rows: npt.NDArray[np.int32],
@@ -62,6 +80,7 @@ def choose_tokens(
     min_p: npt.NDArray[np.float32],
     streams: npt.NDArray[np.uint64],
     positions: npt.NDArray[np.int64],
+    edits: Edits | None = None,
     kernels: str | None = None,
 ) -> list[int]: ...
 def log_probabilities(

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.kernels.operators import Logits
+from headrace.sampling.penalties import Edit
 from headrace.sampling.recipe import Recipe
 
 Top = tuple[tuple[int, float], ...]
@@ -64,11 +65,17 @@ class Chooser(Protocol):
         ...
 
     def choose(
-        self, logits: Logits, rows: list[int], columns: Columns, positions: list[int]
+        self,
+        logits: Logits,
+        rows: list[int],
+        columns: Columns,
+        positions: list[int],
+        edits: list[Edit] | None = None,
     ) -> list[int]:
         """A token for each of ``rows``, drawn as its columns say, or ``UNSOUND``.
 
-        ``positions[i]`` is where the token will stand in its sequence.
+        ``positions[i]`` is where the token will stand in its sequence. With ``edits``, a row's
+        logits change first; it has to be sound before and after.
         """
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ from headrace.sampling.chooser import Chooser, Columns, Top
 
 if TYPE_CHECKING:
     import torch
+
+    from headrace.sampling.penalties import Edit
 
 SLOW_BUILDS = ("portable",)
 
@@ -34,12 +36,17 @@ class NativeChooser:
         return tokens
 
     def choose(
-        self, logits: Logits, rows: list[int], columns: Columns, positions: list[int]
+        self,
+        logits: Logits,
+        rows: list[int],
+        columns: Columns,
+        positions: list[int],
+        edits: list[Edit] | None = None,
     ) -> list[int]:
         tokens: list[int] = self._cpu.choose_tokens(
             _array(logits), np.array(rows, np.int32), columns.temperature, columns.top_k,
             columns.top_p, columns.min_p, columns.streams, np.array(positions, np.int64),
-            self._kernels,
+            None if edits is None else self._edits(edits), self._kernels,
         )  # fmt: skip
         return tokens
 
@@ -59,6 +66,30 @@ class NativeChooser:
                 own, ids.tolist(), values.tolist(), counts, strict=True
             )
         ]
+
+    def _edits(self, edits: list[Edit]) -> Any:
+        """All rows' edits as the columns and flat lists that the kernels read."""
+
+        def column(values: list[float]) -> npt.NDArray[np.float32]:
+            return np.array(values, np.float32)
+
+        return self._cpu.Edits(
+            repetition=column([e.repetition for e in edits]),
+            frequency=column([e.frequency for e in edits]),
+            presence=column([e.presence for e in edits]),
+            seen_ends=_ends([len(e.seen) for e in edits]),
+            seen=np.concatenate([e.seen for e in edits]),
+            outputs=np.concatenate([e.outputs for e in edits]),
+            biased_ends=_ends([len(e.bias_ids) for e in edits]),
+            biased=np.concatenate([e.bias_ids for e in edits]),
+            biases=np.concatenate([e.biases for e in edits]),
+            suppressed_ends=_ends([len(e.suppressed) for e in edits]),
+            suppressed=np.concatenate([e.suppressed for e in edits]),
+        )
+
+
+def _ends(lengths: list[int]) -> npt.NDArray[np.int64]:
+    return np.cumsum(lengths, dtype=np.int64)
 
 
 def _array(logits: Logits) -> npt.NDArray[np.float32]:

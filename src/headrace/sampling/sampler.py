@@ -15,9 +15,6 @@ from headrace.sampling.native_chooser import find_chooser
 from headrace.sampling.penalties import Edit, apply
 from headrace.sampling.recipe import Recipe
 
-# Edited copies of logits made at once, so that they stay small and near the cores.
-_COPIED_LOGITS = 1 << 20
-
 
 @dataclass(slots=True, eq=False)
 class _Row:
@@ -98,21 +95,17 @@ class Sampler:
     def _sample_mixed(self, logits: Logits, batch: _Batch) -> list[Sampled]:
         """``sample`` where some row needs more than the most likely token, or is not sound."""
         rows, errors = batch.rows, dict(batch.errors)
-        tokens = [UNSOUND] * len(rows)
         edited = [r for r in batch.editable if rows[r].recipe.edits(rows[r].sequence)]
-        if edited:
-            self._choose_edited(logits, batch, edited, tokens, errors)
-        others = [r for r in range(len(rows)) if r not in batch.errors]
+        others = [r for r in range(len(rows)) if r not in errors]
         if edited:
             others = sorted(set(others).difference(edited))
-        if others:
-            columns = batch.columns if len(others) == len(rows) else batch.columns.take(others)
-            chosen = self._chooser.choose(logits, others, columns, _positions(rows, others))
-            for r, token in zip(others, chosen, strict=True):
-                tokens[r] = token
+        tokens = [UNSOUND] * len(rows)
+        edits = [self._edit(rows[r]) for r in edited]
+        self._choose(logits, batch, others, None, tokens)
+        self._choose(logits, batch, edited, edits, tokens)
         for r, token in enumerate(tokens):
             if token == UNSOUND and r not in errors:
-                errors[r] = _unsound(logits[r])
+                errors[r] = _unsound(logits[r], edits[edited.index(r)] if r in edited else None)
         results = [Sampled(token) for token in tokens]
         reported = [r for r in batch.reported if r not in errors]
         if reported:
@@ -125,30 +118,22 @@ class Sampler:
             results[r] = Sampled(UNSOUND, error=error)
         return results
 
-    def _choose_edited(
+    def _choose(
         self,
         logits: Logits,
         batch: _Batch,
-        edited: list[int],
+        chosen: list[int],
+        edits: list[Edit] | None,
         tokens: list[int],
-        errors: dict[int, str],
     ) -> None:
-        """Choose for rows whose logits change first, into ``tokens`` and ``errors``."""
-        rows = batch.rows
-        sound = self._chooser.most_likely(logits)
-        edited = [r for r in edited if sound[r] != UNSOUND]
-        size = max(1, _COPIED_LOGITS // self._vocab_size)
-        for part in (edited[first : first + size] for first in range(0, len(edited), size)):
-            changed = logits[part]
-            apply(changed, [self._edit(rows[r]) for r in part])
-            chosen = self._chooser.choose(
-                changed, list(range(len(part))), batch.columns.take(part), _positions(rows, part)
-            )
-            for place, (r, token) in enumerate(zip(part, chosen, strict=True)):
-                tokens[r] = token
-                if token == UNSOUND:
-                    why = _unsound(changed[place])
-                    errors[r] = "after penalties, biases and min_tokens: " + why
+        """Choose for the rows ``chosen``, into ``tokens``."""
+        if not chosen:
+            return
+        columns = batch.columns if len(chosen) == len(tokens) else batch.columns.take(chosen)
+        positions = [len(batch.sequences[r].tokens) for r in chosen]
+        found = self._chooser.choose(logits, chosen, columns, positions, edits)
+        for r, token in zip(chosen, found, strict=True):
+            tokens[r] = token
 
     def _edit(self, row: _Row) -> Edit:
         sequence, recipe = row.sequence, row.recipe
@@ -170,14 +155,13 @@ class Sampler:
         )
 
 
-def _positions(rows: list[_Row], chosen: list[int]) -> list[int]:
-    """Where the next tokens will stand."""
-    return [len(rows[r].sequence.tokens) for r in chosen]
-
-
-def _unsound(row: Any) -> str:
-    """Why a row of logits cannot be sampled from."""
+def _unsound(row: Any, edit: Edit | None) -> str:
+    """Why a row of logits cannot be sampled from, as it is or once it has been changed."""
     bad = int((row != row).sum()), int((row == math.inf).sum())
     if any(bad):
         return f"the logits hold {bad[0]} NaN and {bad[1]} +inf among {row.shape[-1]} tokens"
-    return f"all {row.shape[-1]} logits are -inf, so no token is allowed"
+    if edit is None or bool((row == -math.inf).all()):
+        return f"all {row.shape[-1]} logits are -inf, so no token is allowed"
+    changed = row[None][[0]]  # a copy, whatever the kind of array
+    apply(changed, [edit])
+    return "after penalties, biases and min_tokens: " + _unsound(changed[0], None)

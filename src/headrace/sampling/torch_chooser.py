@@ -11,6 +11,7 @@ from headrace.sampling.chooser import UNSOUND, Columns, Top
 from headrace.sampling.draw import draw, select
 from headrace.sampling.draws import Draws
 from headrace.sampling.logprobs import log_probabilities
+from headrace.sampling.penalties import Edit, apply
 from headrace.sampling.random import uniforms
 from headrace.sampling.ranking import arg_max
 
@@ -35,12 +36,25 @@ class TorchChooser:
 
     @torch.inference_mode()
     def choose(
-        self, logits: Logits, rows: list[int], columns: Columns, positions: list[int]
+        self,
+        logits: Logits,
+        rows: list[int],
+        columns: Columns,
+        positions: list[int],
+        edits: list[Edit] | None = None,
     ) -> list[int]:
         tokens: list[int] = []
         for places in _parts(len(rows), logits.shape[-1]):
-            part = select(_tensor(logits), [rows[i] for i in places])
-            tokens.extend(self._choose_part(part, places, columns, positions))
+            chosen = [rows[i] for i in places]
+            if edits is None:
+                part = select(_tensor(logits), chosen)
+                tokens.extend(_choose_part(part, places, columns, positions))
+                continue
+            part = _tensor(logits)[torch.tensor(chosen, device=logits.device)]
+            sound = arg_max(part)[0].isfinite().tolist()
+            apply(part, [edits[i] for i in places])
+            drawn = _choose_part(part, places, columns, positions)
+            tokens.extend(t if s else UNSOUND for t, s in zip(drawn, sound, strict=True))
         return tokens
 
     @torch.inference_mode()
@@ -54,24 +68,25 @@ class TorchChooser:
             found.extend(log_probabilities(part, own, most))
         return found
 
-    def _choose_part(
-        self, logits: Tensor, places: range, columns: Columns, positions: list[int]
-    ) -> list[int]:
-        peaks, ids = arg_max(logits)
-        sound = peaks.isfinite().tolist()
-        tokens: list[int] = ids.tolist()
-        drawn = []
-        for r, place in enumerate(places):
-            if not sound[r]:
-                tokens[r] = UNSOUND
-            elif columns.temperature[place] > 0:
-                drawn.append(r)
-        if drawn:
-            where = [places[r] for r in drawn]
-            how = _draws(select(peaks, drawn), columns, where, [positions[p] for p in where])
-            for r, token in zip(drawn, draw(select(logits, drawn), how), strict=True):
-                tokens[r] = token
-        return tokens
+
+def _choose_part(
+    logits: Tensor, places: range, columns: Columns, positions: list[int]
+) -> list[int]:
+    peaks, ids = arg_max(logits)
+    sound = peaks.isfinite().tolist()
+    tokens: list[int] = ids.tolist()
+    drawn = []
+    for r, place in enumerate(places):
+        if not sound[r]:
+            tokens[r] = UNSOUND
+        elif columns.temperature[place] > 0:
+            drawn.append(r)
+    if drawn:
+        where = [places[r] for r in drawn]
+        how = _draws(select(peaks, drawn), columns, where, [positions[p] for p in where])
+        for r, token in zip(drawn, draw(select(logits, drawn), how), strict=True):
+            tokens[r] = token
+    return tokens
 
 
 def _tensor(logits: Logits) -> Tensor:

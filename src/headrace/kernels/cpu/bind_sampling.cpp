@@ -83,11 +83,61 @@ std::vector<int> most_likely(const Matrix& logits, const std::optional<std::stri
     return tokens;
 }
 
+// Lists of several rows one after the other; row r's end at ends[r].
+struct Lists {
+    Column<int64_t> ends, ids;
+    int64_t begin(size_t r) const { return r == 0 ? 0 : ends(r - 1); }
+    int64_t count(size_t r) const { return ends(r) - begin(r); }
+
+    void check(size_t rows, size_t values, int64_t width) const {
+        if (ends.shape(0) != rows || ids.shape(0) != values)
+            throw std::invalid_argument("lists need an end for each row and a value for each id");
+        for (size_t r = 0; r < rows; ++r)
+            if (count(r) < 0 || ends(r) > static_cast<int64_t>(ids.shape(0)))
+                throw std::invalid_argument("the ends of lists must rise up to their length");
+        for (size_t i = 0; i < ids.shape(0); ++i)
+            if (ids(i) < 0 || ids(i) >= width)
+                throw std::invalid_argument("token " + std::to_string(ids(i)) +
+                                            " is not in the vocabulary");
+    }
+};
+
+// What changes in the logits of rows; see Edit.
+struct Edits {
+    Column<float> repetition, frequency, presence;
+    Lists seen;
+    Column<float> outputs;
+    Lists biased;
+    Column<float> biases;
+    Lists suppressed;
+
+    void check(size_t rows, int64_t width) const {
+        check_lengths(rows, repetition, frequency, presence);
+        seen.check(rows, outputs.shape(0), width);
+        biased.check(rows, biases.shape(0), width);
+        suppressed.check(rows, suppressed.ids.shape(0), width);
+    }
+
+    Edit of(size_t r) const {
+        return {seen.ids.data() + seen.begin(r),
+                outputs.data() + seen.begin(r),
+                seen.count(r),
+                repetition(r),
+                frequency(r),
+                presence(r),
+                biased.ids.data() + biased.begin(r),
+                biases.data() + biased.begin(r),
+                biased.count(r),
+                suppressed.ids.data() + suppressed.begin(r),
+                suppressed.count(r)};
+    }
+};
+
 std::vector<int> choose(const Matrix& logits, const Column<int32_t>& rows,
                         const Column<float>& temperature, const Column<int64_t>& top_k,
                         const Column<double>& top_p, const Column<float>& min_p,
                         const Column<uint64_t>& streams, const Column<int64_t>& positions,
-                        const std::optional<std::string>& kernels) {
+                        const Edits* edits, const std::optional<std::string>& kernels) {
     const Kernels& table = build(kernels);
     const Logits all = view(logits);
     const size_t count = rows.shape(0);
@@ -96,12 +146,16 @@ std::vector<int> choose(const Matrix& logits, const Column<int32_t>& rows,
     for (size_t i = 0; i < count; ++i)
         if (!(temperature(i) >= 0.0f) || top_k(i) < 1 || !(top_p(i) > 0.0))
             throw std::invalid_argument("temperatures are at least 0, top_k 1, top_p above 0");
+    if (edits != nullptr) edits->check(count, all.width);
     std::vector<int> tokens(count);
     each_row(count, SHARED_DRAWS, [&](size_t i) {
         const uint64_t position = static_cast<uint64_t>(positions(i));
         const Draw draw = {temperature(i), top_k(i), top_p(i), min_p(i),
                            uniform_number(streams(i), position)};
-        tokens[i] = choose_token(table, all.row(rows(i)), all.width, draw, scratch());
+        const float* x = all.row(rows(i));
+        tokens[i] = edits == nullptr
+                        ? choose_token(table, x, all.width, draw, scratch())
+                        : choose_edited(table, x, all.width, draw, edits->of(i), scratch());
     });
     return tokens;
 }
@@ -145,10 +199,34 @@ std::tuple<std::vector<float>, Table<int32_t>, Table<float>> log_probabilities_o
 void bind_sampling(nb::module_& m) {
     m.def("most_likely", &most_likely, nb::arg("logits").noconvert(), nb::arg("kernels") = nb::none(),
           "The first token of each row's ranking; -1 where a row is not sound.");
+    nb::class_<Edits>(m, "Edits", "Changes to the logits of rows; see sampling/penalties.py.")
+        .def(
+            "__init__",
+            [](Edits* self, const Column<float>& repetition, const Column<float>& frequency,
+               const Column<float>& presence, const Column<int64_t>& seen_ends,
+               const Column<int64_t>& seen, const Column<float>& outputs,
+               const Column<int64_t>& biased_ends, const Column<int64_t>& biased,
+               const Column<float>& biases, const Column<int64_t>& suppressed_ends,
+               const Column<int64_t>& suppressed) {
+                new (self) Edits{repetition,
+                                 frequency,
+                                 presence,
+                                 {seen_ends, seen},
+                                 outputs,
+                                 {biased_ends, biased},
+                                 biases,
+                                 {suppressed_ends, suppressed}};
+            },
+            nb::kw_only(), nb::arg("repetition"), nb::arg("frequency"), nb::arg("presence"),
+            nb::arg("seen_ends"), nb::arg("seen"), nb::arg("outputs"), nb::arg("biased_ends"),
+            nb::arg("biased"), nb::arg("biases"), nb::arg("suppressed_ends"),
+            nb::arg("suppressed"));
     m.def("choose_tokens", &choose, nb::arg("logits").noconvert(), nb::arg("rows"),
           nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"),
-          nb::arg("streams"), nb::arg("positions"), nb::arg("kernels") = nb::none(),
-          "A token for each of `rows`, drawn as the columns say; -1 where a row is not sound.");
+          nb::arg("streams"), nb::arg("positions"), nb::arg("edits").none() = nb::none(),
+          nb::arg("kernels") = nb::none(),
+          "A token for each of `rows`, drawn as the columns say from logits that `edits` change"
+          " first; -1 where a row is not sound, before or after.");
     m.def("log_probabilities", &log_probabilities_of, nb::arg("logits").noconvert(),
           nb::arg("rows"), nb::arg("chosen"), nb::arg("count"), nb::arg("kernels") = nb::none(),
           "Of each row: that of the chosen token, and ids and values of the `count` first.");

@@ -260,6 +260,17 @@ int draw_top_p(const Row& row, const Draw& draw, float peak, float inverse) {
     return invert(weights, sums, row.width, draw.uniform);
 }
 
+void apply_edit(const Edit& edit, float* x) {
+    for (int64_t i = 0; i < edit.seen_count; ++i) {
+        float value = x[edit.seen[i]];
+        value = value > 0.0f ? value / edit.repetition : value * edit.repetition;
+        value = value - edit.frequency * edit.outputs[i];
+        x[edit.seen[i]] = value - edit.presence * (edit.outputs[i] > 0.0f ? 1.0f : 0.0f);
+    }
+    for (int64_t i = 0; i < edit.biased_count; ++i) x[edit.biased[i]] += edit.biases[i];
+    for (int64_t i = 0; i < edit.suppressed_count; ++i) x[edit.suppressed[i]] = -INFINITE;
+}
+
 }  // namespace
 
 double uniform_number(uint64_t stream, uint64_t n) {
@@ -283,6 +294,14 @@ int choose_token(const Kernels& kernels, const float* x, int width, const Draw& 
     float* weights = scratch.weights.data();
     kernels.weigh(x, width, peak, inverse, draw.min_p, weights, scratch.sums.data());
     return invert(weights, scratch.sums.data(), width, draw.uniform);
+}
+
+int choose_edited(const Kernels& kernels, const float* x, int width, const Draw& draw,
+                  const Edit& edit, Scratch& scratch) {
+    if (!std::isfinite(find_peak({kernels, x, width, scratch}))) return -1;
+    scratch.edited.assign(x, x + width);
+    apply_edit(edit, scratch.edited.data());
+    return choose_token(kernels, scratch.edited.data(), width, draw, scratch);
 }
 
 float log_probabilities(const Kernels& kernels, const float* x, int width, int chosen, int count,

@@ -30,15 +30,33 @@ struct Draw {
 // Number n of the SplitMix64 generator that starts at `stream`, as a uniform number with 53 bits.
 double uniform_number(uint64_t stream, uint64_t n);
 
+// Changes to a row of logits before a token is chosen, in the order they apply; as Edit in
+// sampling/penalties.py. Ids are distinct and in range.
+struct Edit {
+    const int64_t* seen;   // ids of prompt and output
+    const float* outputs;  // how often each stands in the output
+    int64_t seen_count;
+    float repetition, frequency, presence;
+    const int64_t* biased;
+    const float* biases;
+    int64_t biased_count;
+    const int64_t* suppressed;
+    int64_t suppressed_count;
+};
+
 // Memory of one thread, kept from row to row.
 struct Scratch {
-    std::vector<float> weights, sums, groups, values;
+    std::vector<float> weights, sums, groups, values, edited;
     std::vector<int32_t> ids;
 };
 
 // The token chosen, or -1 for a row with a NaN or +inf or nothing but -inf.
 int choose_token(const Kernels& kernels, const float* x, int width, const Draw& draw,
                  Scratch& scratch);
+
+// The same after `edit`; -1 also where the row is not sound any more.
+int choose_edited(const Kernels& kernels, const float* x, int width, const Draw& draw,
+                  const Edit& edit, Scratch& scratch);
 
 // Log-probability of `chosen`, and ids and log-probabilities of the `count` first of the ranking,
 // count <= width: those of -inf included, at the end.

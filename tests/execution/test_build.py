@@ -42,7 +42,9 @@ def test_the_default_model_builds_and_runs(default_model: ModelFiles) -> None:
     assert (built.block_size, built.max_context, built.weights) == (32, 512, "float32")
     assert tuple(lines) == built.report
     text = "\n".join(lines)
-    for word in ("threads: 1 (asked for)", "weights", "attention", "cache", "workspace", "spare"):
+    for word in (
+        "threads: 1 (asked for)", "weights", "attention", "sampling", "cache", "workspace", "spare",
+    ):  # fmt: skip
         assert word in text
     assert built.executor.cache.nbytes == built.plan.bytes("cache") <= 64 << 20
     planned = built.plan.bytes("weights")

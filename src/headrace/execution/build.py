@@ -130,6 +130,8 @@ def build_executor(
         )
         available, reason = device_memory(where)
     lines.extend(describe)
+    chooser, why = find_chooser(where)
+    lines.append(f"sampling: {chooser.name} ({why})")
     plan = plan_memory(
         config,
         sizes=footprint.sizes,
@@ -158,7 +160,6 @@ def build_executor(
     report(loaded)
     trim_heap()
     cache = new_cache(model, plan.num_blocks, block_size)
-    chooser, _ = find_chooser(model.device)
     executor = LocalExecutor(model, cache, Sampler(config.vocab_size, chooser))
     count = threads or machine.threads
     return BuiltExecutor(

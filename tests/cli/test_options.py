@@ -83,7 +83,8 @@ def test_options_reach_the_configuration() -> None:
 def test_every_option_reaches_the_configuration() -> None:
     """Guards against an option that is declared and then forgotten."""
     changed = {
-        "weights": "float32", "device": "cpu", "cache": "1MB", "max_context": 7, "max_sequences": 7,
+        "weights": "float32", "device": "cpu", "cache": "1MB",
+        "cache_format": "int8", "max_context": 7, "max_sequences": 7,
         "max_queue": 7, "token_budget": 7, "tpot_target": 7.0, "policy": ["static"],
         "prefix_cache": False, "threads": 7,
     }  # fmt: skip

@@ -22,7 +22,7 @@ def test_auto_takes_bfloat16_where_the_cpu_multiplies_it(monkeypatch: pytest.Mon
 
 
 def test_an_unknown_dtype_is_refused() -> None:
-    with pytest.raises(ConfigError, match="dtype is 'int3'; choose auto, float32 or bfloat16"):
+    with pytest.raises(ConfigError, match="weights is 'int3'; torch computes float32 and bfloat16"):
         choose("int3", 64)
 
 

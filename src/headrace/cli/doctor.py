@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FAILED = 1
 # What the choice of kernels depends on besides the machine; most models have heads of this size.
 HEAD_DIM = 64
-FLOAT_BITS, QUANTISED_BITS = 16.0, 5.0  # a weight, in files of either kind
+FLOAT_BITS = 16.0  # a weight, in a file that is not quantised
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +131,18 @@ def _formats(weights: str) -> Iterator[tuple[str, list[Check]]]:
     """What computes models, a line for each kind of file where that matters, and its checks."""
     from headrace.kernels.dispatch import choose
     from headrace.kernels.extension import load_extension
-    from headrace.kernels.formats import choose_format
+    from headrace.kernels.formats import QUANTISED_BITS, choose_format
     from headrace.kernels.native_check import check_native
     from headrace.kernels.self_check import check_operators
 
     kinds = {"": FLOAT_BITS}
     if weights == "auto":
-        kinds = {" of quantised files": QUANTISED_BITS, " of other files": FLOAT_BITS}
+        few = f" of files of at most {QUANTISED_BITS:g} bits a weight"
+        kinds = {few: QUANTISED_BITS, " of other files": FLOAT_BITS}
     for kind, bits in kinds.items():
         chosen = choose_format(weights, HEAD_DIM, bits)
-        line = f"weights{kind}: {chosen.name} ({chosen.why})"
+        why = "" if bits == QUANTISED_BITS and chosen.name == "int8" else f" ({chosen.why})"
+        line = f"weights{kind}: {chosen.name}{why}"
         cpu = load_extension().module
         if chosen.native_code and cpu is not None:
             yield f"{line}, C++ kernels {cpu.kernels_name()}", check_native(cpu, chosen.name)

@@ -96,6 +96,10 @@ class EngineOptions:
         str | None,
         _option("--cache", metavar="SIZE", help="Memory for the KV cache, such as 512MiB or 2GB."),
     ] = None
+    cache_format: Annotated[
+        str,
+        _option("--cache-format", metavar="FORMAT", help="KV cache in: auto, bf16 or int8."),
+    ] = "auto"
     max_context: Annotated[
         int | None,
         _option("--max-context", metavar="N", help="Most tokens of a prompt and its output."),
@@ -143,6 +147,7 @@ class EngineOptions:
             weights=self.weights,
             device=self.device,
             cache_bytes=None if self.cache is None else parse_size(self.cache),
+            cache_format=self.cache_format,
             max_context=self.max_context,
             max_sequences=self.max_sequences,
             max_queue=self.max_queue,

@@ -121,7 +121,7 @@ def plan_memory(
         raise ConfigError(
             f"the model does not fit: weights {_size(weights.bytes)} and workspace"
             f" {_size(workspace.bytes)} of {_size(available)} ({available_reason}) leave no"
-            " room for a cache; choose weights int8 or bf16, fewer max_sequences or a smaller model"
+            " room for a cache; choose smaller --weights, fewer --max-sequences or a smaller model"
         )
     wanted, reason = _cache(
         config, cache_bytes, context, max_sequences, free, block_bytes, block_size, cache_share
@@ -166,8 +166,7 @@ def _cache(
         if asked > free:
             raise ConfigError(
                 f"a cache of {_size(asked)} was asked for, and weights, workspace and spare leave"
-                f" {_size(free)} for it; lower --cache (cache_bytes) or max_sequences, or choose"
-                " weights int8"
+                f" {_size(free)} for it; lower --cache (cache_bytes) or --max-sequences"
             )
         return asked, "as asked for"
     length = min(context, SEQUENCE_TOKENS)

@@ -42,7 +42,7 @@ def choose_dtype(dtype: str) -> tuple[torch.dtype, str]:
     if dtype in names:
         return names[dtype], "asked for"
     if dtype != "auto":
-        raise ConfigError(f"dtype is {dtype!r}; choose auto, float32 or bfloat16")
+        raise ConfigError(f"weights is {dtype!r}; torch computes float32 and bfloat16")
     if bfloat16_is_fast() and has_packed(torch.bfloat16):
         return torch.bfloat16, "auto: this CPU multiplies bfloat16 natively"
     return torch.float32, "auto: this CPU has no native bfloat16 products"

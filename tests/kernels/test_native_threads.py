@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -43,3 +46,38 @@ def test_products_of_many_threads_while_the_pool_changes() -> None:
 def test_a_number_of_threads_that_makes_no_sense_is_refused(threads: int) -> None:
     with pytest.raises(ValueError, match=r"threads must be in 1\.\.1024"):
         cpu.set_threads(threads)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_has_a_pool_of_its_own() -> None:
+    # In a process of its own: a child that waits for a turn which nobody ends would wait for ever.
+    script = """if True:
+        import os, threading
+        import numpy as np
+        from headrace.kernels.extension import load_extension
+
+        cpu = load_extension().module
+        cpu.set_threads(2)
+        logits = np.random.default_rng(0).standard_normal((200, 500), np.float32)
+        best = logits.argmax(-1).tolist()
+        stop = threading.Event()
+
+        def compute():
+            while not stop.is_set():
+                assert cpu.most_likely(logits) == best
+
+        other = threading.Thread(target=compute)
+        other.start()
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                cpu.set_threads(2)
+                os._exit(7 if cpu.most_likely(logits) == best else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        stop.set()
+        other.join()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()

@@ -187,13 +187,13 @@ OutArray attend(const AttentionShape& shape, Words queries, Ints start, Ints len
     OutRows out(kind.value_or(Kind::bf16), kind ? rows : 0, static_cast<int>(width));
     {
         nb::gil_scoped_release release;
+        const PoolTurn turn;  // the plan is for its number of threads
         AttentionPlan plan(shape);
         plan.build(slices, pool().threads());
         Attention work = plan.attention();
         work.queries = queries.data();
         work.out_float = floats;
         if (kind) work.out = out.rows;
-        const PoolTurn turn;
         for (size_t layer = 0; layer < keys.shape(0); ++layer) {
             work.keys = keys.data() + layer * keys.shape(1);
             work.values = values.data() + layer * values.shape(1);

@@ -8,6 +8,7 @@
 
 #if defined(__linux__)
 #include <linux/futex.h>
+#include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -123,34 +124,47 @@ void Pool::loop(int thread) {
 
 namespace {
 
-std::unique_ptr<Pool>& shared() {
-    // Never destroyed: workers must not be joined while the process is being taken down.
-    static auto* instance = new std::unique_ptr<Pool>(new Pool(1));
-    return *instance;
-}
+struct Shared {
+    std::mutex turns;
+    std::unique_ptr<Pool> pool{new Pool(1)};
+};
 
-std::mutex& turns() {
-    static auto* instance = new std::mutex;
-    return *instance;
+// Never destroyed: workers must not be joined while the process is being taken down.
+Shared* shared_now = nullptr;
+
+// A forked child has none of the workers, and whoever had the turn may not be there to end it. What
+// it leaves behind cannot be destroyed.
+[[maybe_unused]] void start_anew() { shared_now = new Shared; }
+
+Shared& shared() {
+    static const bool made = [] {
+        shared_now = new Shared;
+#if defined(__linux__)
+        pthread_atfork(nullptr, nullptr, start_anew);
+#endif
+        return true;
+    }();
+    (void)made;
+    return *shared_now;
 }
 
 }  // namespace
 
-Pool& pool() { return *shared(); }
+Pool& pool() { return *shared().pool; }
 
 PoolTurn::PoolTurn() {
-    turns().lock();
+    shared().turns.lock();
     pool().wake();
 }
 
 PoolTurn::~PoolTurn() {
     pool().rest();
-    turns().unlock();
+    shared().turns.unlock();
 }
 
 void set_pool_threads(int threads) {
-    const std::lock_guard<std::mutex> lock(turns());
-    if (pool().threads() != threads) shared().reset(new Pool(threads));
+    const std::lock_guard<std::mutex> lock(shared().turns);
+    if (pool().threads() != threads) shared().pool.reset(new Pool(threads));
 }
 
 }  // namespace headrace

@@ -16,7 +16,7 @@ Words = npt.NDArray[np.uint16]
 Bytes = npt.NDArray[np.uint8]
 
 cpu = load_extension().module
-NAMES = ("avx512_bf16", "avx512_vnni", "avx512", "avx2", "portable")
+NAMES = ("avx512_bf16", "avx512_vnni", "avx512", "avx2_vnni", "avx2", "portable")
 POSITIONS = 4096
 
 

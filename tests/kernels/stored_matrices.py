@@ -18,7 +18,7 @@ Doubles = npt.NDArray[np.float64]
 cpu = load_extension().module
 KINDS = ("int8", "native", "bf16")
 TYPES = ("F32", "Q4_0", "Q4_1", "Q8_0")
-NAMES = ("avx512_bf16", "avx512_vnni", "avx512", "avx2", "portable")
+NAMES = ("avx512_bf16", "avx512_vnni", "avx512", "avx2_vnni", "avx2", "portable")
 PACKED = {"Q4_0": 2, "Q4_1": 4, "Q8_0": 2}  # bytes of a block's header
 
 

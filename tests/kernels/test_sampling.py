@@ -21,7 +21,7 @@ from headrace.sampling.torch_chooser import TorchChooser
 from tests.sampling.sequences import random_logits, sequence
 
 cpu: Any = load_extension().module
-NAMES = ("avx512_bf16", "avx512_vnni", "avx512", "avx2", "portable")
+NAMES = ("avx512_bf16", "avx512_vnni", "avx512", "avx2_vnni", "avx2", "portable")
 EVERYTHING = 2**31
 
 Floats = npt.NDArray[np.float32]

@@ -21,6 +21,7 @@ const std::vector<Build>& builds() {
          {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16"}},
         {kernels_avx512_vnni, {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}},
         {kernels_avx512, {"avx512f", "avx512bw", "avx512vl", "avx512dq"}},
+        {kernels_avx2_vnni, {"avx2", "fma", "avx_vnni"}},
         {kernels_avx2, {"avx2", "fma"}},
 #endif
         {kernels_portable, {}},

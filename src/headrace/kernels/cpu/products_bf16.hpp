@@ -3,6 +3,7 @@
 
 #include "kernels.hpp"
 #include "products_ahead.hpp"
+#include "products_sums.hpp"
 #include "simd.hpp"
 #include "weight.hpp"
 
@@ -21,11 +22,10 @@ HEADRACE_INLINE void sum_bf16(const uint8_t* panel, const Rows& x, int row, Ahea
     for (int block = 0; block < x.width; block += BF16_BLOCK) {
         ahead.fetch();
         for (int k = block; k < block + BF16_BLOCK; k += 2, panel += 128) {
-            const B64 w0 = load64(panel), w1 = load64(panel + 64);
-            unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA {
-                const B64 v = broadcast4(load_u32(rows + stride * r + 2 * k));
-                dot_bf16(sums[r][0], w0, v);
-                dot_bf16(sums[r][1], w1, v);
+            const B64 w[2] = {load64(panel), load64(panel + 64)};
+            each_sum<ROWS>([&](auto r, auto half) HEADRACE_INLINE_LAMBDA {
+                const uint8_t* at = rows + stride * r + 2 * k;
+                dot_bf16(sums[r][half], w[half], broadcast4(load_u32(at)));
             });
         }
     }

@@ -4,6 +4,7 @@
 
 #include "kernels.hpp"
 #include "products_ahead.hpp"
+#include "products_sums.hpp"
 #include "simd.hpp"
 #include "weight.hpp"
 
@@ -55,7 +56,7 @@ struct FromNibbles {
 template <int ROWS, class Source>
 HEADRACE_INLINE void sum_int8(const Source& source, const Rows& x, int row, Ahead ahead,
                               F32 (&sums)[ROWS][2]) {
-    constexpr int SETS = ROWS <= 2 ? 2 : 1;  // few sums wait for one another
+    constexpr int SETS = SUM_SETS<ROWS>;
     const size_t stride = x.stride();
     const int blocks = x.width / 64;
     const uint8_t* rows = x.data + stride * static_cast<size_t>(row);
@@ -65,7 +66,7 @@ HEADRACE_INLINE void sum_int8(const Source& source, const Rows& x, int row, Ahea
     for (int b = 0; b < blocks; ++b) {
         I32 part[SETS][ROWS][2];
         unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA {
-            part[0][r][0] = part[0][r][1] = set1_i32(total[r * blocks + b]);
+            part[0][r][0] = part[0][r][1] = set1_i32(biased_start(total[r * blocks + b]));
             if (SETS == 2) part[SETS - 1][r][0] = part[SETS - 1][r][1] = set1_i32(0);
         });
         for (int h = 0; h < 2; ++h) {
@@ -76,11 +77,9 @@ HEADRACE_INLINE void sum_int8(const Source& source, const Rows& x, int row, Ahea
                 B64 w[2][2];
                 block.read(eight, w);
                 unrolled<2>([&](auto q) HEADRACE_INLINE_LAMBDA {
-                    unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA {
-                        const B64 v =
-                            broadcast4(load_u32(columns + stride * r + 8 * eight + 4 * q));
-                        dot_i8(part[q % SETS][r][0], w[q][0], v);
-                        dot_i8(part[q % SETS][r][1], w[q][1], v);
+                    each_sum<ROWS>([&](auto r, auto half) HEADRACE_INLINE_LAMBDA {
+                        const uint8_t* at = columns + stride * r + 8 * eight + 4 * q;
+                        dot_biased(part[q % SETS][r][half], w[q][half], broadcast4(load_u32(at)));
                     });
                 });
             }

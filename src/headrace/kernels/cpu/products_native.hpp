@@ -4,6 +4,7 @@
 
 #include "kernels.hpp"
 #include "products_ahead.hpp"
+#include "products_sums.hpp"
 #include "simd.hpp"
 #include "weight.hpp"
 
@@ -18,6 +19,15 @@ struct FromBlocks {
     static constexpr int OFFSET = FORM == Form::q4_0 ? 8 : FORM == Form::q4_1 ? 0 : 128;
     const uint8_t* at;
 
+    static HEADRACE_INLINE int32_t start(int32_t total) {
+        return has_nibbles(FORM) ? -OFFSET * total : biased_start(-OFFSET * total);
+    }
+    static HEADRACE_INLINE void dot(I32& acc, B64 w, B64 x) {
+        if (has_nibbles(FORM))
+            dot_small(acc, w, x);
+        else
+            dot_biased(acc, w, x);
+    }
     void next() { at += form_bytes(FORM); }
     HEADRACE_INLINE void read(int eight, B64 (&w)[2][2]) const {
         const uint8_t* p = at + (MINIMUM ? 4 : 2) * PANEL + (has_nibbles(FORM) ? 128 : 256) * eight;
@@ -40,7 +50,7 @@ struct FromBlocks {
 template <int ROWS, class Source>
 HEADRACE_INLINE void sum_native(Source source, const Rows& x, int row, Ahead ahead,
                               F32 (&sums)[ROWS][2]) {
-    constexpr int SETS = ROWS <= 2 ? 2 : 1;  // few sums wait for one another
+    constexpr int SETS = SUM_SETS<ROWS>;
     const size_t stride = x.stride();
     const int blocks = x.width / 32;
     const uint8_t* rows = x.data + stride * static_cast<size_t>(row);
@@ -51,18 +61,16 @@ HEADRACE_INLINE void sum_native(Source source, const Rows& x, int row, Ahead ahe
         ahead.fetch();
         I32 part[SETS][ROWS][2];
         unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA {
-            part[0][r][0] = part[0][r][1] = set1_i32(-Source::OFFSET * total[r * blocks + b]);
+            part[0][r][0] = part[0][r][1] = set1_i32(Source::start(total[r * blocks + b]));
             if (SETS == 2) part[SETS - 1][r][0] = part[SETS - 1][r][1] = set1_i32(0);
         });
         for (int eight = 0; eight < 4; ++eight) {
             B64 w[2][2];
             source.read(eight, w);
             unrolled<2>([&](auto q) HEADRACE_INLINE_LAMBDA {
-                unrolled<ROWS>([&](auto r) HEADRACE_INLINE_LAMBDA {
-                    const B64 v =
-                        broadcast4(load_u32(rows + stride * r + 32 * b + 8 * eight + 4 * q));
-                    dot_i8(part[q % SETS][r][0], w[q][0], v);
-                    dot_i8(part[q % SETS][r][1], w[q][1], v);
+                each_sum<ROWS>([&](auto r, auto half) HEADRACE_INLINE_LAMBDA {
+                    const uint8_t* at = rows + stride * r + 32 * b + 8 * eight + 4 * q;
+                    Source::dot(part[q % SETS][r][half], w[q][half], broadcast4(load_u32(at)));
                 });
             });
         }

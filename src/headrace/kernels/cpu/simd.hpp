@@ -6,7 +6,9 @@
 // external linkage: the linker keeps one copy for all builds, and it might be the AVX-512 one.
 //
 //   F32, I32      16 floats, 16 int32           B64   64 bytes of packed weights
-//   dot_i8        acc[l] += sum over j < 4 of w.u8[4 l + j] * x.s8[j], exact
+//   dot_small     acc[l] += sum over j < 4 of w.u8[4 l + j] * x.s8[4 l + j], exact for w below 16
+//   dot_biased    likewise of (w - 128) * x, for x above -128, where sums begin with
+//                 biased_start(-128 * sum of x): processors differ in how they get there
 //   dot_bf16      acc[l] += w.bf16[2 l] * x.bf16[0] + w.bf16[2 l + 1] * x.bf16[1]
 //   split_nibbles 64 bytes of nibbles: byte j of a lane holds columns j (low) and 4 + j (high)
 //   step_nibbles  likewise, each nibble as the byte ((dq q + mq) mod 2^16) >> 8; dq and mq hold a

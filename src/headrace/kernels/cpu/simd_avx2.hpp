@@ -1,4 +1,4 @@
-// AVX2 and FMA: two registers of eight lanes each. See simd.hpp.
+// AVX2 and FMA, with or without AVX-VNNI: two registers of eight lanes each. See simd.hpp.
 #pragma once
 
 #include <immintrin.h>
@@ -199,17 +199,30 @@ inline F32 high_half(B64 x) {
     return {half_to_float(_mm256_srli_epi32(x.a, 16)), half_to_float(_mm256_srli_epi32(x.b, 16))};
 }
 
-inline __m256i dot_i8_half(__m256i acc, __m256i w, __m256i x) {
-    // Not vpmaddubsw: it saturates.
-    const __m256i low = _mm256_set1_epi32(0x00ff00ff);
-    const __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, low),
-                                           _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
-    const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(x, 8));
-    return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+#ifdef __AVXVNNI__
+inline int32_t biased_start(int32_t bias) { return bias; }
+inline void dot_biased(I32& acc, B64 w, B64 x) {
+    acc = {_mm256_dpbusd_avx_epi32(acc.a, w.a, x.a), _mm256_dpbusd_avx_epi32(acc.b, w.b, x.b)};
 }
-inline void dot_i8(I32& acc, B64 w, B64 x) {
-    acc = {dot_i8_half(acc.a, w.a, x.a), dot_i8_half(acc.b, w.b, x.b)};
+inline void dot_small(I32& acc, B64 w, B64 x) { dot_biased(acc, w, x); }
+#else
+inline int32_t biased_start(int32_t) { return 0; }
+inline __m256i dot_small_half(__m256i acc, __m256i w, __m256i x) {
+    const __m256i pairs = _mm256_maddubs_epi16(w, x);
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+inline void dot_small(I32& acc, B64 w, B64 x) {
+    acc = {dot_small_half(acc.a, w.a, x.a), dot_small_half(acc.b, w.b, x.b)};
+}
+inline __m256i dot_biased_half(__m256i acc, __m256i w, __m256i x) {
+    // |w| * (x with w's sign): sums of pairs fit 16 bits, which those of w + 128 would not.
+    w = _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(0x80)));
+    return dot_small_half(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+}
+inline void dot_biased(I32& acc, B64 w, B64 x) {
+    acc = {dot_biased_half(acc.a, w.a, x.a), dot_biased_half(acc.b, w.b, x.b)};
+}
+#endif
 
 inline F32 low_bf16(B64 w) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(w.a, 16)),

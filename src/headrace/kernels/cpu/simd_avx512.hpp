@@ -130,17 +130,25 @@ inline F32 high_half(B64 a) { return low_half(_mm512_srli_epi32(a, 16)); }
 
 // GCC 12 spills accumulators of these products when they are written as intrinsics, which halves
 // their rate; as assembly they stay in registers.
-inline void dot_i8(I32& acc, B64 w, B64 x) {
 #ifdef __AVX512VNNI__
+inline int32_t biased_start(int32_t bias) { return bias; }
+inline void dot_biased(I32& acc, B64 w, B64 x) {
     asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
-#else
-    const __m512i low = set1_i32(0x00ff00ff);
-    const __m512i even =
-        _mm512_madd_epi16(_mm512_and_si512(w, low), _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8));
-    const __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(w, 8), _mm512_srai_epi16(x, 8));
-    acc = _mm512_add_epi32(acc, _mm512_add_epi32(even, odd));
-#endif
 }
+inline void dot_small(I32& acc, B64 w, B64 x) { dot_biased(acc, w, x); }
+#else
+inline int32_t biased_start(int32_t) { return 0; }
+inline void dot_small(I32& acc, B64 w, B64 x) {
+    const __m512i pairs = _mm512_maddubs_epi16(w, x);
+    acc = _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+inline void dot_biased(I32& acc, B64 w, B64 x) {
+    // |w| * (x with w's sign): sums of pairs fit 16 bits, which those of w + 128 would not.
+    w = _mm512_xor_si512(w, _mm512_set1_epi8(static_cast<char>(0x80)));
+    x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
+    dot_small(acc, _mm512_abs_epi8(w), x);
+}
+#endif
 
 inline void dot_bf16(F32& acc, B64 w, B64 x) {
 #ifdef __AVX512BF16__

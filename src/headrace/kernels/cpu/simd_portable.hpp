@@ -211,7 +211,8 @@ inline F32 high_half(B64 a) {
     return lanes<F32>([&](int i) { return half_to_float(static_cast<uint32_t>(a.v[i]) >> 16); });
 }
 
-inline void dot_i8(I32& acc, B64 w, B64 x) {
+inline int32_t biased_start(int32_t bias) { return bias; }
+inline void dot_biased(I32& acc, B64 w, B64 x) {
     uint8_t a[64];
     int8_t b[64];
     std::memcpy(a, &w, 64);
@@ -219,6 +220,7 @@ inline void dot_i8(I32& acc, B64 w, B64 x) {
     for (int i = 0; i < 16; ++i)
         for (int j = 0; j < 4; ++j) acc.v[i] += static_cast<int>(a[4 * i + j]) * b[4 * i + j];
 }
+inline void dot_small(I32& acc, B64 w, B64 x) { dot_biased(acc, w, x); }
 
 inline void dot_bf16(F32& acc, B64 w, B64 x) {
     for (int i = 0; i < 16; ++i) {

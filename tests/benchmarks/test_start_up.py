@@ -52,14 +52,15 @@ def test_a_server_that_ends_is_told_with_what_it_said(tmp_path: Path) -> None:
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    first = Start(4.0, phases(SAID, 4.0), 340.0, 590.0)
+    first = Start(4.0, 4.5, phases(SAID, 4.0), 340.0, 590.0)
     starts = [
-        Start(2.6, phases(SAID, 2.6), 330.0, 460.0),
-        Start(2.8, phases(SAID, 2.8), 332.0, 461.0),
+        Start(2.6, 1.5, phases(SAID, 2.6), 330.0, 460.0),
+        Start(2.8, 1.6, phases(SAID, 2.8), 332.0, 461.0),
     ]
     show({"import headrace": [0.05, 0.03]}, first, starts)
     shown = capsys.readouterr().out
     assert "import headrace          0.03 s at best, 0.04 s in the middle of 2" in shown
     assert "serve to ready           2.60 s at best, 2.70 s in the middle of 2" in shown
+    assert "  of processors          1.50 s at best, 1.55 s in the middle of 2" in shown
     assert "  weights                1.00 s at best" in shown
     assert "331 MiB, 460 MiB at most" in shown

@@ -44,8 +44,12 @@ def build_batch(
     blocks. ``padded_rows`` says how many rows to compute for so many.
     """
     slices = step.slices
-    order = sorted(range(len(slices)), key=[_rank(piece) for piece in slices].__getitem__)
+    order = list(range(len(slices)))
+    if len(slices) > 1:
+        order.sort(key=[_rank(piece) for piece in slices].__getitem__)
     tokens: list[int] = []
+    starts: list[int] = []
+    lengths: list[int] = []
     tables: list[int] = []
     fresh: list[int] = []
     last_row = [0] * len(slices)
@@ -59,25 +63,33 @@ def build_batch(
                 f"sequence {seq.key} has {len(blocks)} blocks; its slice"
                 f" [{start}, {end}) needs {count}"
             )
+        starts.append(start)
+        lengths.append(piece.length)
         tables += blocks[:count]
         if first < count:
             fresh += blocks[first:count]
         tokens += seq.tokens[start:end]
         last_row[i] = len(tokens) - 1
-    sampling = tuple(i for i, piece in enumerate(slices) if piece.samples)
+    sampling: list[int] = []
+    sampled: list[int] = []
+    sequences: list[Sequence] = []
+    for i, piece in enumerate(slices):
+        if piece.samples:
+            sampling.append(i)
+            sampled.append(last_row[i])
+            sequences.append(piece.sequence)
     layout = lay_out(
         tokens,
-        [slices[i].start for i in order],
-        [slices[i].length for i in order],
+        starts,
+        lengths,
         tables,
-        [last_row[i] for i in sampling],
+        sampled,
         block_size=block_size,
         null_block=null_block,
         padded=padded_rows(len(tokens) + step.padding),
         device=device,
     )
-    sequences = tuple(slices[i].sequence for i in sampling)
-    return Batch(layout, sampling, sequences, tuple(fresh), len(slices))
+    return Batch(layout, tuple(sampling), tuple(sequences), tuple(fresh), len(slices))
 
 
 def _rank(piece: Slice) -> int:

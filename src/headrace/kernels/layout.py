@@ -127,14 +127,6 @@ def lay_out(
     """
     # Lists, not array operations: a step has few slices, and each kind of operation costs more
     # than all of this, even more so after a step has emptied the processor's caches.
-    held = sum(
-        -(-(start + length) // block_size) for start, length in zip(starts, lengths, strict=True)
-    )
-    if len(tokens) != sum(lengths) or len(tables) != held:
-        raise ValueError(
-            f"{len(tokens)} tokens and {len(tables)} block ids were given; the slices have"
-            f" {sum(lengths)} rows and {held} blocks of {block_size}"
-        )
     positions: list[int] = []
     slots: list[int] = []
     row_starts: list[int] = []
@@ -144,17 +136,25 @@ def lay_out(
         row_starts.append(len(positions))
         table_starts.append(table)
         end = start + length
+        begin, table = table, table - -end // block_size
+        if table > len(tables):
+            break
         if length == 1:
             block, offset = divmod(start, block_size)
             positions.append(start)
-            slots.append(tables[table + block] * block_size + offset)
+            slots.append(tables[begin + block] * block_size + offset)
         else:
             positions += range(start, end)
             slots += [
-                tables[table + position // block_size] * block_size + position % block_size
+                tables[begin + position // block_size] * block_size + position % block_size
                 for position in range(start, end)
             ]
-        table -= -end // block_size
+    if len(tokens) != len(positions) or len(tables) != table:
+        held = sum(-(-(s + n) // block_size) for s, n in zip(starts, lengths, strict=True))
+        raise ValueError(
+            f"{len(tokens)} tokens and {len(tables)} block ids were given; the slices have"
+            f" {sum(lengths)} rows and {held} blocks of {block_size}"
+        )
     return Layout(
         tokens=_int32(tokens), positions=_int32(positions), slots=np.array(slots, np.int64),
         starts=_int32(starts), lengths=_int32(lengths), row_starts=_int32(row_starts),

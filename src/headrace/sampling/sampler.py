@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from headrace.kernels.operators import Logits
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Sampled
@@ -14,6 +16,8 @@ from headrace.sampling.history import TokenHistory
 from headrace.sampling.native_chooser import find_chooser
 from headrace.sampling.penalties import Edit, apply
 from headrace.sampling.recipe import Recipe
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 @dataclass(slots=True, eq=False)
@@ -59,8 +63,8 @@ class Sampler:
         but -inf, yields a ``Sampled.error`` (and token -1), the others are not affected. Raises
         ValueError where the shape does not match the sequences or the vocabulary.
         """
-        kind = str(logits.dtype).removeprefix("torch.")
-        if tuple(logits.shape) != (len(sequences), self._vocab_size) or kind != "float32":
+        if tuple(logits.shape) != (len(sequences), self._vocab_size) or not _is_float32(logits):
+            kind = str(logits.dtype).removeprefix("torch.")
             raise ValueError(
                 f"logits are {kind} {list(logits.shape)}; expected float32"
                 f" [{len(sequences)}, {self._vocab_size}], a row for each sequence"
@@ -153,6 +157,12 @@ class Sampler:
             biases=recipe.biases,
             suppressed=suppressed,
         )
+
+
+def _is_float32(logits: Logits) -> bool:
+    if isinstance(logits, np.ndarray):
+        return logits.dtype == _FLOAT32  # naming a dtype takes longer than all else here
+    return str(logits.dtype) == "torch.float32"
 
 
 def _unsound(row: Any, edit: Edit | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from headrace.memory.sequence_memory import SequenceMemory
@@ -144,8 +145,8 @@ class Scheduler:
 
     def plan(self, now: float) -> Step | None:
         """The next step, or None when nothing can be computed now."""
-        self.waiting.refresh(now)
         if self._policies.order.dynamic:
+            self.waiting.refresh(now)
             for seq in self._running:
                 self._running[seq] = self._rank(seq, now)
         round = Round(
@@ -164,7 +165,7 @@ class Scheduler:
         step = Step(
             id=self._steps,
             slices=tuple(round.slices.values()),
-            copies=tuple(copy for copies in round.copies.values() for copy in copies),
+            copies=tuple(chain.from_iterable(round.copies.values())),
             padding=round.padding,
             budget=round.budget,
             planned_at=now,
@@ -174,7 +175,7 @@ class Scheduler:
         self._in_flight.update(round.slices)
         data = {
             "slices": len(step.slices),
-            "tokens": step.tokens,
+            "tokens": round.spent,
             "padding": step.padding,
             "waiting": len(self.waiting),
             "running": len(self._running),

@@ -25,8 +25,8 @@ template <class T>
 using Column = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // Waking a sleeping thread takes some 50 us: less than this many rows are not worth it.
-constexpr int SHARED_ROWS = 32;   // rows of which only the largest logit is wanted
-constexpr int SHARED_DRAWS = 4;   // rows that are weighed
+constexpr int SHARED_ROWS = 64;  // rows of which only the largest logit is wanted
+constexpr int SHARED_DRAWS = 4;  // rows that are weighed
 
 Logits view(const Matrix& logits) {
     if (logits.shape(1) < 1 || logits.shape(1) > (1u << 30) || logits.stride(1) != 1)

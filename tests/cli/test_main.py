@@ -64,6 +64,39 @@ def test_help_loads_no_command() -> None:
     assert done.stdout.splitlines()[-1] == "LOADED ['headrace.cli.main'] []"
 
 
+QUICK = {
+    "models list": 0,
+    "serve --help": 0,
+    "serve --port none": 2,
+    "serve --weights int3": 2,
+    "serve --policy nobody": 2,
+    "serve --cache lots": 2,
+    "run --help": 0,
+    "bench --help": 0,
+    "doctor --unknown": 2,
+}
+
+
+@pytest.mark.parametrize("arguments", QUICK)
+def test_what_needs_no_engine_loads_none(arguments: str) -> None:
+    heavy = ("torch", "numpy", "tokenizers", "fastapi", "uvicorn", "matplotlib", "aiohttp", "gguf")
+    code = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print('LOADED', [m for m in {heavy!r} if m in sys.modules]))\n"
+        "from headrace.cli.main import main\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == QUICK[arguments], done.stderr
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
 def test_all_commands_together_have_few_options() -> None:
     options = {"--version"}
     for command in all_commands().values():

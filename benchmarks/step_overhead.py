@@ -44,7 +44,8 @@ from headrace.nouns.sampling_params import SamplingParams
 from headrace.nouns.sequence import Sequence
 from headrace.sampling.detokenizer import Detokenizer
 from headrace.sampling.sampler import Sampler
-from headrace.scheduling.scheduler import Limits, Scheduler
+from headrace.scheduling.limits import Limits
+from headrace.scheduling.scheduler import Scheduler
 
 local: Any = local_module
 VOCABULARY = 49152

@@ -15,10 +15,11 @@ from headrace.memory.sequence_memory import SequenceMemory
 from headrace.nouns.request import Request
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Sampled, StepResult
+from headrace.scheduling.limits import Limits
 from headrace.scheduling.order import FirstComeFirstServed
 from headrace.scheduling.policy import OrderPolicy
 from headrace.scheduling.registry import create
-from headrace.scheduling.scheduler import Limits, Policies, Scheduler
+from headrace.scheduling.scheduler import Policies, Scheduler
 
 
 class ShortestPromptFirst:

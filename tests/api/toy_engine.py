@@ -19,7 +19,8 @@ from headrace.nouns.clock import WallClock
 from headrace.nouns.event import Sink
 from headrace.nouns.step import Sampled, Slice, Step, StepResult, Work
 from headrace.sampling.detokenizer import Detokenizer
-from headrace.scheduling.scheduler import Limits, Scheduler
+from headrace.scheduling.limits import Limits
+from headrace.scheduling.scheduler import Scheduler
 
 SPECIAL = ("<end>", "<start>", "<fault>", "<slow>")
 END, START, FAULT, SLOW = range(256, 260)

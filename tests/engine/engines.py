@@ -21,7 +21,8 @@ from headrace.nouns.sampling_params import SamplingParams
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Sampled
 from headrace.sampling.detokenizer import Detokenizer
-from headrace.scheduling.scheduler import Limits, Scheduler
+from headrace.scheduling.limits import Limits
+from headrace.scheduling.scheduler import Scheduler
 from tests.scheduling.mock_executor import VOCAB, MockExecutor
 
 END = 0  # the end token of typed texts; as a byte it is never typed

@@ -24,8 +24,9 @@ from headrace.nouns.sequence import FinishReason, Sequence
 from headrace.sampling.detokenizer import Detokenizer
 from headrace.sampling.native_chooser import find_chooser
 from headrace.sampling.sampler import Sampler
+from headrace.scheduling.limits import Limits
 from headrace.scheduling.registry import create
-from headrace.scheduling.scheduler import Limits, Policies, Scheduler
+from headrace.scheduling.scheduler import Policies, Scheduler
 from tests.execution.tiny import FORMATS, NATIVE, VOCAB, executor, tiny_transformer
 
 PARAMS = (

@@ -12,6 +12,7 @@ from headrace.nouns.request import Request
 from headrace.nouns.sampling_params import SamplingParams
 from headrace.nouns.sequence import Sequence, Wait
 from headrace.nouns.step import Sampled, Step, StepResult
+from headrace.scheduling.limits import Limits
 from headrace.scheduling.policy import (
     AdmissionPolicy,
     BatchingPolicy,
@@ -19,7 +20,7 @@ from headrace.scheduling.policy import (
     PreemptionPolicy,
 )
 from headrace.scheduling.registry import create
-from headrace.scheduling.scheduler import Limits, Policies, Scheduler
+from headrace.scheduling.scheduler import Policies, Scheduler
 
 VOCAB = 1000
 

@@ -8,7 +8,8 @@ from headrace.nouns.errors import ConfigError, InvalidRequest
 from headrace.nouns.event import Event, Kind
 from headrace.nouns.sequence import FinishReason, Sequence
 from headrace.nouns.step import Sampled, Step, StepResult
-from headrace.scheduling.scheduler import Limits, Scheduler
+from headrace.scheduling.limits import Limits
+from headrace.scheduling.scheduler import Scheduler
 from tests.scheduling.mock_executor import (
     MockExecutor,
     alone,

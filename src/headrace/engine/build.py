@@ -18,8 +18,9 @@ from headrace.nouns.clock import WallClock
 from headrace.nouns.event import Sink
 from headrace.nouns.sequence import Sequence
 from headrace.sampling.detokenizer import Detokenizer
+from headrace.scheduling.limits import Limits
 from headrace.scheduling.registry import create
-from headrace.scheduling.scheduler import Limits, Policies, Scheduler
+from headrace.scheduling.scheduler import Policies, Scheduler
 
 if TYPE_CHECKING:
     from headrace.execution.build import BuiltExecutor

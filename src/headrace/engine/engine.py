@@ -43,12 +43,24 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """Plans, runs and commits one step; the deltas of the sequences that gained a token."""
+        self.begin()
+        return self.finish()
+
+    def begin(self) -> bool:
+        """Plans and submits as many steps as the executor takes; True if any is in flight."""
         while len(self._in_flight) < self.executor.depth:
             step = self.scheduler.plan(self.clock.now())
             if step is None:
                 break
             self.executor.submit(step)
             self._in_flight.append(step)
+        return bool(self._in_flight)
+
+    def finish(self) -> list[Delta]:
+        """Waits for the oldest step in flight and commits it; nothing happens without one.
+
+        A simulator of several engines begins and finishes at different times of its clock.
+        """
         if not self._in_flight:
             return []
         step = self._in_flight.popleft()

@@ -31,6 +31,7 @@ class Request:
     when the client asked to ignore them. ``seed`` is always set: random draws depend on it, the
     sequence's index and the token's position only, never on the batch.
     A lower ``priority`` number is served first. ``tenant`` also salts the prefix cache.
+    ``category`` names the kind of request (whose outputs are about equally long), for predictions.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Request:
     tenant: str = "default"
     priority: int = 0
     targets: Targets = Targets()
+    category: str = ""
 
     def __post_init__(self) -> None:
         if not self.prompt:

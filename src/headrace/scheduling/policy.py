@@ -2,14 +2,22 @@
 
 Each policy answers one question. All of them are deterministic functions of what they are given;
 none reads a clock. Third parties register their own through entry points (see ``registry``).
+
+Any policy may also have the methods of ``Bound`` and ``Observer``, each of them or none: the
+scheduler calls those that it finds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from headrace.nouns.event import Sink
 from headrace.nouns.sequence import Sequence, Wait
+from headrace.nouns.step_cost import StepCost
+from headrace.nouns.tenant import Tenants
+from headrace.scheduling.limits import Limits
 
 Rank = Callable[[Sequence], Any]
 
@@ -111,4 +119,46 @@ class PreemptionPolicy(Protocol):
 
     def victim(self, candidates: list[Sequence], needy: Sequence, rank: Rank) -> Sequence:
         """One of ``candidates`` (never empty; ``needy`` is among them)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a policy may know of the scheduler it is part of.
+
+    ``cost`` predicts step times; None where nothing was measured.
+    """
+
+    memory: MemoryView
+    limits: Limits
+    tenants: Tenants
+    cost: StepCost | None
+    emit: Sink
+
+
+class Bound(Protocol):
+    """A policy that wants to know its surroundings."""
+
+    def bind(self, surroundings: Surroundings) -> None:
+        """Called once, before anything else."""
+        ...
+
+
+class Observer(Protocol):
+    """A policy that keeps account of what happens."""
+
+    def arrived(self, seq: Sequence, now: float) -> None:
+        """``seq`` is about to be queued for the first time."""
+        ...
+
+    def computed(self, seq: Sequence, tokens: int, won: int, now: float) -> None:
+        """A step has computed ``tokens`` tokens of ``seq``, which is about to get ``won`` more."""
+        ...
+
+    def preempted(self, seq: Sequence, lost: int, now: float) -> None:
+        """``seq`` gave up its blocks, with the state of ``lost`` tokens; it waits again."""
+        ...
+
+    def ended(self, seq: Sequence, now: float) -> None:
+        """``seq`` has finished, for whatever reason."""
         ...

@@ -33,6 +33,7 @@ class Desk:
     preemption: PreemptionPolicy
     rank: Callable[[Sequence, float], Any]
     siblings: Callable[[Sequence], list[Sequence]]
+    preempted: tuple[Callable[..., None], ...]
     emit: Sink
 
 
@@ -199,6 +200,8 @@ class Round:
             else f"request {needy.request.id} ranks before it and found no free block"
         )
         victim.set_wait(Wait.PREEMPTED, self.now, detail)
+        for preempted in self._desk.preempted:
+            preempted(victim, lost, self.now)
         self._queue.push(victim, self.now)
         self._note(Kind.PREEMPTED, victim, detail, {"lost": lost})
 

@@ -8,42 +8,23 @@ from itertools import chain
 from typing import Any
 
 from headrace.memory.sequence_memory import SequenceMemory
-from headrace.nouns.errors import ConfigError, ContextLengthExceeded, InvalidRequest
+from headrace.nouns.errors import ContextLengthExceeded, InvalidRequest
 from headrace.nouns.event import Event, Kind, Sink
 from headrace.nouns.request import Request
 from headrace.nouns.sequence import FinishReason, Sequence, Status, Wait
 from headrace.nouns.step import Sampled, Step, StepResult
+from headrace.nouns.step_cost import StepCost
+from headrace.nouns.tenant import Tenants
+from headrace.scheduling.limits import Limits
 from headrace.scheduling.policy import (
     AdmissionPolicy,
     BatchingPolicy,
     OrderPolicy,
     PreemptionPolicy,
+    Surroundings,
 )
 from headrace.scheduling.queue import WaitingQueue
 from headrace.scheduling.round import Desk, Round
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """``token_budget`` is what a step should compute, ``step_tokens`` what it can at most.
-
-    ``sequences`` bounds how many run at once.
-    """
-
-    token_budget: int
-    step_tokens: int
-    sequences: int
-
-    def __post_init__(self) -> None:
-        for name in ("token_budget", "step_tokens", "sequences"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.step_tokens < max(self.token_budget, self.sequences):
-            raise ConfigError(
-                f"a step can compute {self.step_tokens} tokens, fewer than the token budget"
-                f" {self.token_budget} or the {self.sequences} sequences that may run at once;"
-                " lower those"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +35,7 @@ class Gain:
     sampled: Sampled
 
 
+NO_TERMS = Tenants()
 Stopper = Callable[[Sequence, Sampled], str | None]
 
 
@@ -66,6 +48,16 @@ class Policies:
     batching: BatchingPolicy
     preemption: PreemptionPolicy
 
+    def bind(self, surroundings: Surroundings) -> None:
+        """Tells each policy that wants to know where it is."""
+        for bind in self.hooks("bind"):
+            bind(surroundings)
+
+    def hooks(self, name: str) -> tuple[Callable[..., None], ...]:
+        """The methods called ``name`` of those policies that have one."""
+        policies = (self.order, self.admission, self.batching, self.preemption)
+        return tuple(getattr(policy, name) for policy in policies if hasattr(policy, name))
+
 
 class Scheduler:
     """``plan`` makes the next step, ``commit`` takes in what became of it.
@@ -75,8 +67,20 @@ class Scheduler:
     """
 
     def __init__(
-        self, memory: SequenceMemory, policies: Policies, limits: Limits, emit: Sink
+        self,
+        memory: SequenceMemory,
+        policies: Policies,
+        limits: Limits,
+        emit: Sink,
+        *,
+        tenants: Tenants = NO_TERMS,
+        cost: StepCost | None = None,
     ) -> None:
+        """``cost`` predicts step times for the policies that plan by them."""
+        policies.bind(Surroundings(memory, limits, tenants, cost, emit))
+        self._arrived = policies.hooks("arrived")
+        self._computed = policies.hooks("computed")
+        self._ended = policies.hooks("ended")
         self.memory = memory
         self.limits = limits
         self.waiting = WaitingQueue(policies.order)
@@ -97,6 +101,7 @@ class Scheduler:
             preemption=policies.preemption,
             rank=self._rank,
             siblings=lambda seq: self._groups[seq.request.id],
+            preempted=policies.hooks("preempted"),
             emit=emit,
         )
 
@@ -131,6 +136,8 @@ class Scheduler:
         for seq in group:
             seq.ticket, seq.wait_since = self._tickets, min(request.arrival, now)
             self._tickets += 1
+            for arrived in self._arrived:
+                arrived(seq, now)
             self.waiting.push(seq, now)
         data: dict[str, float | int | str] = {
             "tenant": request.tenant,
@@ -202,6 +209,8 @@ class Scheduler:
             if result.error is None:
                 seq.computed = slice.start + slice.length
                 self.memory.commit(seq)
+                for computed in self._computed:
+                    computed(seq, slice.length, int(sampled is not None), now)
             if sampled is not None:
                 self._gain(seq, sampled, now, stopper)
                 gains.append(Gain(seq, sampled))
@@ -231,10 +240,12 @@ class Scheduler:
         seq.set_wait(None, now)
         seq.status, seq.finish_reason, seq.finished_at = Status.FINISHED, reason, now
         seq.stop_reason, seq.error = stop_reason, error
+        for ended in self._ended:
+            ended(seq, now)
         if seq not in self._in_flight:
             self._forget(seq)
         kind = Kind.ABORTED if reason is FinishReason.ABORT else Kind.FINISHED
-        self._emit(self._ended(kind, seq, now))
+        self._emit(self._end(kind, seq, now))
 
     def abort(self, request_id: str, now: float, why: str) -> list[Sequence]:
         """Ends all sequences of a request; returns those that had not ended before."""
@@ -307,7 +318,7 @@ class Scheduler:
             del self._groups[seq.request.id]
 
     @staticmethod
-    def _ended(kind: Kind, seq: Sequence, now: float) -> Event:
+    def _end(kind: Kind, seq: Sequence, now: float) -> Event:
         assert seq.finish_reason is not None
         data: dict[str, float | int | str] = {
             "finish_reason": seq.finish_reason.value,

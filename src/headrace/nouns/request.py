@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from headrace.nouns.errors import InvalidRequest
@@ -14,12 +15,40 @@ MAX_N = 128
 class Targets:
     """Latency targets in seconds: time to first token, time per output token, and a deadline.
 
-    ``deadline`` is an absolute time on the engine's clock. None means: no target.
+    ``deadline`` is an absolute time on the engine's clock; in a tenant's terms and in bodies it
+    is seconds after arrival, which ``since`` turns into the former. None means: no target.
+    Raises InvalidRequest, naming the field, for what is no time.
     """
 
     ttft: float | None = None
     tpot: float | None = None
     deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("ttft", self.ttft), ("tpot", self.tpot)):
+            if value is not None and not 0 < value < math.inf:
+                raise InvalidRequest(
+                    f"the target {name} is {value}; it must be a number of seconds above 0",
+                    f"targets.{name}",
+                )
+        if self.deadline is not None and not math.isfinite(self.deadline):
+            raise InvalidRequest(
+                f"the deadline is {self.deadline}; it must be a number", "targets.deadline"
+            )
+
+    def since(self, now: float) -> Targets:
+        """The same with a deadline counted from ``now`` on."""
+        if self.deadline is None:
+            return self
+        return Targets(self.ttft, self.tpot, now + self.deadline)
+
+    def over(self, others: Targets) -> Targets:
+        """These, and the others' where there is none of its kind here."""
+        return Targets(
+            others.ttft if self.ttft is None else self.ttft,
+            others.tpot if self.tpot is None else self.tpot,
+            others.deadline if self.deadline is None else self.deadline,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

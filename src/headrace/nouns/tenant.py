@@ -14,23 +14,27 @@ class Terms:
     """What a tenant may use, and what its requests have that do not say otherwise.
 
     ``weight`` is its share beside others' (order ``fair``). ``max_waiting`` and ``max_running``
-    bound its sequences; None means no bound of its own. ``priority`` and ``targets`` are defaults:
-    a deadline in them is in seconds after arrival.
+    bound its sequences, ``max_tokens`` the output tokens of each; None means no bound of its own.
+    ``priority`` and ``targets`` are defaults: a deadline in them is in seconds after arrival.
     """
 
     weight: float = 1.0
     max_waiting: int | None = None
     max_running: int | None = None
+    max_tokens: int | None = None
     priority: int = 0
     targets: Targets = Targets()
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < float("inf"):
             raise ConfigError(f"weight is {self.weight}; it must be a number above 0")
-        for name in ("max_waiting", "max_running"):
+        for name in ("max_waiting", "max_running", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
+        deadline = self.targets.deadline
+        if deadline is not None and not deadline > 0:
+            raise ConfigError(f"deadline is {deadline}; it must be a number of seconds above 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import replace
 
-from headrace.engine.output import Output, OutputFactory
+from headrace.engine.output import OutputFactory, TokenTaker
 from headrace.nouns.clock import Clock
 from headrace.nouns.delta import Delta
 from headrace.nouns.executor import Executor
@@ -28,8 +28,9 @@ class Engine:
         self.executor = executor
         self.clock = clock
         self.steps = 0
+        self.times = StepTimes()
         self._new_output = outputs
-        self._outputs: dict[Sequence, Output] = {}
+        self._outputs: dict[Sequence, TokenTaker] = {}
         self._in_flight: deque[Step] = deque()
 
     @property
@@ -62,12 +63,15 @@ class Engine:
         A simulator of several engines begins and finishes at different times of its clock.
         """
         if not self._in_flight:
+            self.times.pause()
             return []
         step = self._in_flight.popleft()
         result = self.executor.collect()
         if result.error is not None and len(step.slices) > 1 and self.executor.depth == 1:
             result = self._isolate(step)
-        gains = self.scheduler.commit(step, result, self.clock.now(), self._stop_string)
+        now = self.clock.now()
+        gains = self.scheduler.commit(step, result, now, self._stop_string)
+        self.times.ran(step, result, now, self.has_work)
         self.steps += 1
         return [self._deliver(gain.sequence) for gain in gains]
 

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import replace
 
 from headrace.engine.output import OutputFactory, TokenTaker
+from headrace.engine.step_times import StepTimes
 from headrace.nouns.clock import Clock
 from headrace.nouns.delta import Delta
 from headrace.nouns.executor import Executor

@@ -98,8 +98,7 @@ class LinearCost:
         features: dict[str, list[tuple[Feature, float]]] = {}
         constant = 0.0
         for name, value in self.coefficients.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= value < math.inf:
+            if type(value) not in (int, float) or not 0 <= value < math.inf:
                 raise ConfigError(f"the price of {name!r} is {value!r}; it must be 0 s or more")
             if name == CONSTANT:
                 constant = float(value)

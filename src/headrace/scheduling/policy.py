@@ -9,7 +9,7 @@ scheduler calls those that it finds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +33,41 @@ class OrderPolicy(Protocol):
 
         Also ranks running sequences: when memory is short, larger keys yield first.
         """
+        ...
+
+
+class Queue(Protocol):
+    """Sequences that wait, in the order in which they are to start."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Sequence]: ...
+
+    def __getitem__(self, position: int) -> Sequence: ...
+
+    def push(self, seq: Sequence, now: float) -> None: ...
+
+    def pop(self, position: int) -> Sequence: ...
+
+    def remove(self, seq: Sequence, now: float) -> None:
+        """Takes out a sequence wherever it is. Raises ValueError if it is not waiting."""
+        ...
+
+    def refresh(self, now: float) -> None:
+        """A step is about to be planned."""
+        ...
+
+    def check_integrity(self) -> None: ...
+
+
+class Queueing(Protocol):
+    """An order that keeps its queue itself, where keys that stay as they are cannot say it.
+
+    Its ``key`` ranks running sequences; a rank is fixed when a sequence starts unless ``dynamic``.
+    """
+
+    def queue(self) -> Queue:
+        """A new, empty queue; called once."""
         ...
 
 
@@ -149,6 +184,10 @@ class Observer(Protocol):
 
     def arrived(self, seq: Sequence, now: float) -> None:
         """``seq`` is about to be queued for the first time."""
+        ...
+
+    def admitted(self, seq: Sequence, found: int, now: float) -> None:
+        """``seq`` has left the queue and runs; the state of ``found`` tokens was there already."""
         ...
 
     def computed(self, seq: Sequence, tokens: int, won: int, now: float) -> None:

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from headrace.nouns.sequence import Sequence
-from headrace.scheduling.policy import OrderPolicy
+from headrace.scheduling.policy import OrderPolicy, Queue
+
+
+def queue_for(order: OrderPolicy) -> Queue:
+    """The order's own queue if it keeps one, otherwise one sorted by its keys."""
+    make = getattr(order, "queue", None)
+    queue: Queue = WaitingQueue(order) if make is None else make()
+    return queue
 
 
 class WaitingQueue:
@@ -50,6 +57,14 @@ class WaitingQueue:
         if self._order.dynamic:
             self._items = [self._entry(seq, now) for _, _, seq in self._items]
             self._items.sort(key=lambda item: item[:2])
+
+    def check_integrity(self) -> None:
+        """It is sorted by keys that are still right."""
+        entries = [item[:2] for item in self._items]
+        assert entries == sorted(entries), "the queue is out of order"
+        if not self._order.dynamic:
+            keys = [(self._order.key(seq, 0.0), seq.ticket) for seq in self]
+            assert keys == entries, "the queue is sorted by keys of the past"
 
     def _entry(self, seq: Sequence, now: float) -> tuple[Any, int, Sequence]:
         return (self._order.key(seq, now), seq.ticket, seq)

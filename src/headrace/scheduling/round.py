@@ -10,8 +10,7 @@ from headrace.memory.sequence_memory import Copy, SequenceMemory
 from headrace.nouns.event import Event, Kind, Sink
 from headrace.nouns.sequence import Sequence, Status, Wait
 from headrace.nouns.step import Slice
-from headrace.scheduling.policy import AdmissionPolicy, PreemptionPolicy
-from headrace.scheduling.queue import WaitingQueue
+from headrace.scheduling.policy import AdmissionPolicy, PreemptionPolicy, Queue
 
 # Sequences waiting for a prefix are passed over; this bounds how many are looked at per round.
 LOOK_AHEAD = 256
@@ -27,12 +26,13 @@ class Desk:
 
     running: dict[Sequence, Any]
     in_flight: set[Sequence]
-    queue: WaitingQueue
+    queue: Queue
     memory: SequenceMemory
     admission: AdmissionPolicy
     preemption: PreemptionPolicy
     rank: Callable[[Sequence, float], Any]
     siblings: Callable[[Sequence], list[Sequence]]
+    admitted: tuple[Callable[..., None], ...]
     preempted: tuple[Callable[..., None], ...]
     emit: Sink
 
@@ -177,6 +177,8 @@ class Round:
             seq.admitted_at = self.now
         seq.status = Status.RUNNING
         self._running[seq] = self._desk.rank(seq, self.now)
+        for admitted in self._desk.admitted:
+            admitted(seq, found, self.now)
         seq.set_wait(Wait.BUDGET, self.now, "admitted, not yet in a step")
         reason = (
             f"shares the prompt of sibling {leader.index}" if leader else f"{found} tokens found"

@@ -23,7 +23,7 @@ from headrace.scheduling.policy import (
     PreemptionPolicy,
     Surroundings,
 )
-from headrace.scheduling.queue import WaitingQueue
+from headrace.scheduling.queue import queue_for
 from headrace.scheduling.round import Desk, Round
 
 
@@ -83,7 +83,7 @@ class Scheduler:
         self._ended = policies.hooks("ended")
         self.memory = memory
         self.limits = limits
-        self.waiting = WaitingQueue(policies.order)
+        self.waiting = queue_for(policies.order)
         self._policies = policies
         self._emit = emit
         self._groups: dict[str, list[Sequence]] = {}
@@ -101,6 +101,7 @@ class Scheduler:
             preemption=policies.preemption,
             rank=self._rank,
             siblings=lambda seq: self._groups[seq.request.id],
+            admitted=policies.hooks("admitted"),
             preempted=policies.hooks("preempted"),
             emit=emit,
         )
@@ -152,8 +153,8 @@ class Scheduler:
 
     def plan(self, now: float) -> Step | None:
         """The next step, or None when nothing can be computed now."""
+        self.waiting.refresh(now)
         if self._policies.order.dynamic:
-            self.waiting.refresh(now)
             for seq in self._running:
                 self._running[seq] = self._rank(seq, now)
         round = Round(
@@ -267,8 +268,7 @@ class Scheduler:
             any(not s.finished for s in g) or set(g) & self._in_flight
             for g in self._groups.values()
         ), "an ended request is still known"
-        keys = [(self._policies.order.key(s, 0.0), s.ticket) for s in waiting]
-        assert self._policies.order.dynamic or keys == sorted(keys), "the queue is out of order"
+        self.waiting.check_integrity()
         self.memory.check_integrity([*self._running, *doomed])
 
     def _rank(self, seq: Sequence, now: float) -> Any:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from headrace.nouns.delta import Delta, TokenLogprob, Usage
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Sampled
 from headrace.sampling.detokenizer import Detokenizer
 from headrace.sampling.stops import StopStrings
+
+
+class TokenTaker(Protocol):
+    """What an engine needs of an output: see ``Output``."""
+
+    def push(self, sampled: Sampled) -> str | None: ...
+
+    def close(self) -> None: ...
+
+    def take(self) -> Delta: ...
 
 
 class Output:
@@ -78,4 +89,4 @@ class Output:
         return matched
 
 
-OutputFactory = Callable[[Sequence], Output]
+OutputFactory = Callable[[Sequence], TokenTaker]

@@ -22,7 +22,11 @@ class Pace:
 
     def __call__(self, event: Event) -> None:
         if event.kind is Kind.FINISHED:
-            self._ends.append(event.time)
+            self.ended(event.time)
+
+    def ended(self, now: float) -> None:
+        """A sequence has ended."""
+        self._ends.append(now)
 
     def predicted_wait(self, waiting: int, now: float) -> float:
         """Seconds until ``waiting`` sequences have been served."""

@@ -62,6 +62,18 @@ class SequenceMemory:
         shared = sum(1 for block in self._ready_prefix(seq) if self.pool.references(block))
         return self.blocks_for(upto) - shared
 
+    def found(self, tokens: list[int] | tuple[int, ...], tenant: str) -> int:
+        """How many tokens at the beginning of a prompt have their state here."""
+        count, digest = 0, root_digest(tenant)
+        if not self.prefix_cache:
+            return 0
+        for start in range(0, len(tokens) - self.block_size, self.block_size):
+            digest = block_digest(digest, tokens[start : start + self.block_size])
+            if self.tree.block(digest) is None:
+                break
+            count += self.block_size
+        return count
+
     def awaits(self, seq: Sequence) -> Sequence | None:
         """The running sequence that is computing the next block of ``seq``'s prefix, if any."""
         if not self.prefix_cache:

@@ -1,0 +1,61 @@
+"""SimulatedExecutor: runs steps in no time but the one that a cost model gives them."""
+
+from __future__ import annotations
+
+from headrace.nouns.sequence import Sequence
+from headrace.nouns.step import Sampled, Step, StepResult
+from headrace.nouns.step_cost import StepCost, StepLoad
+from headrace.simulation.arrival import END
+from headrace.simulation.clock import VirtualClock
+
+
+class SimulatedExecutor:
+    """One step at a time. ``submit`` says when it will be done (``ends``) and how many
+    tokens it computes (``rows``); ``collect`` gives the
+    result, whatever the clock shows: whoever runs the simulation moves it.
+
+    Outputs are as long as ``expect`` said, of tokens that no other sequence has.
+    """
+
+    depth = 1
+
+    def __init__(self, cost: StepCost, clock: VirtualClock) -> None:
+        self.cost = cost
+        self.clock = clock
+        self.ends = 0.0
+        self.rows = 0
+        self._lengths: dict[str, int] = {}
+        self._result: StepResult | None = None
+
+    def expect(self, request_id: str, output_tokens: int) -> None:
+        """Each sequence of the request ends by an end token if it reaches so many tokens."""
+        self._lengths[request_id] = output_tokens
+
+    def submit(self, step: Step) -> None:
+        load = StepLoad.of(step)
+        seconds = self.cost.seconds(load)
+        self.rows = load.rows
+        self.ends = self.clock.time + seconds
+        sampled = tuple(self._sample(s.sequence) if s.samples else None for s in step.slices)
+        self._result = StepResult(step.id, sampled, seconds)
+
+    def collect(self) -> StepResult:
+        result, self._result = self._result, None
+        assert result is not None, "no step was submitted"
+        return result
+
+    def forget(self, sequence: Sequence) -> None:
+        pass
+
+    def forget_request(self, request_id: str) -> None:
+        """All of its sequences have ended."""
+        del self._lengths[request_id]
+
+    def close(self) -> None:
+        pass
+
+    def _sample(self, seq: Sequence) -> Sampled:
+        won, request = seq.output_len + 1, seq.request
+        if won >= self._lengths[request.id] and won < request.max_tokens:
+            return Sampled(END)
+        return Sampled(-3 - 2 * seq.ticket)  # prompts have even numbers

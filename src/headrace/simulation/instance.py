@@ -1,0 +1,212 @@
+"""Instance: one simulated engine, made of the live engine's own parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from headrace.engine.engine import Engine
+from headrace.engine.pace import Pace
+from headrace.memory.sequence_memory import SequenceMemory
+from headrace.nouns.event import Event, Kind, Sink
+from headrace.nouns.sequence import FinishReason
+from headrace.nouns.step_cost import StepCost
+from headrace.nouns.tenant import Tenants
+from headrace.scheduling.limits import Limits
+from headrace.scheduling.registry import create
+from headrace.scheduling.scheduler import Policies, Scheduler
+from headrace.simulation.account import Account
+from headrace.simulation.arrival import Arrival
+from headrace.simulation.clock import VirtualClock
+from headrace.simulation.executor import SimulatedExecutor
+from headrace.simulation.served import Served
+
+
+def ignore(event: Event) -> None:
+    """The sink of those who do not listen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceSpec:
+    """What a simulated engine is built from; the options mean what ``EngineConfig``'s do.
+
+    ``num_blocks`` blocks of ``block_size`` tokens are its memory. ``order``, ``admission``,
+    ``batching`` and ``preemption`` name policies.
+    """
+
+    cost: StepCost
+    num_blocks: int
+    limits: Limits
+    block_size: int = 16
+    order: str = "fcfs"
+    admission: str = "watermark"
+    batching: str = "stall-free"
+    preemption: str = "recompute"
+    prefix_cache: bool = True
+    max_queue: int = 1024
+    tenants: Tenants = field(default_factory=Tenants)
+
+    def policies(self) -> Policies:
+        """New policy objects. Raises ConfigError for unknown names."""
+        return Policies(
+            order=create("order", self.order),
+            admission=create("admission", self.admission),
+            batching=create("batching", self.batching),
+            preemption=create("preemption", self.preemption),
+        )
+
+
+class Instance:
+    """Takes arrivals, and runs steps between times that its owner names.
+
+    ``steps`` and ``tokens`` (rows computed) are counted from the first start on.
+    The owner keeps the calendar: it calls ``offer`` at the time of an arrival, ``begin`` whenever
+    no step is under way and there is work, and ``finish`` at the time that ``begin`` returned.
+    An arrival during a step joins the queue when that step has ended, as it does live, where
+    the engine reads its inbox between steps. ``events`` go to ``emit``.
+    """
+
+    def __init__(self, spec: InstanceSpec, emit: Sink = ignore) -> None:
+        self.spec = spec
+        self.clock = VirtualClock()
+        self.busy = False
+        self._emit = emit
+        self._serial = 0
+        self.steps = 0
+        self.tokens = 0
+        self._start()
+
+    def _start(self) -> None:
+        spec = self.spec
+        self._pace = Pace()
+        self._inbox: list[Arrival] = []
+        self._pending = 0  # sequences in the inbox
+        self._ended: list[Served] = []
+        self._accounts: dict[str, Account] = {}
+        self.memory = SequenceMemory(spec.num_blocks, spec.block_size, spec.prefix_cache)
+        self.scheduler = Scheduler(
+            self.memory,
+            spec.policies(),
+            spec.limits,
+            self._emit,
+            tenants=spec.tenants,
+            cost=spec.cost,
+        )
+        self.executor = SimulatedExecutor(spec.cost, self.clock)
+        self.engine = Engine(
+            self.scheduler,
+            self.executor,
+            self.clock,
+            lambda seq: self._accounts[seq.request.id].of(seq),
+        )
+
+    # Running
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._inbox) or self.engine.has_work
+
+    def offer(self, arrival: Arrival, now: float) -> Served | None:
+        """Queues a request, or returns it refused at once: the queue is full, or it never fits."""
+        need = self.memory.blocks_for(arrival.prompt_tokens + arrival.asked - 1)
+        if need > self.memory.total:
+            return self._refuse(
+                arrival, now, f"it needs {need} cache blocks; there are {self.memory.total}"
+            )
+        waiting, most = self.waiting, self.spec.max_queue
+        if waiting + arrival.n > most:
+            return self._refuse(
+                arrival, now, f"{waiting} sequences wait already and the queue holds {most}"
+            )
+        self._inbox.append(arrival)
+        self._pending += arrival.n
+        return None
+
+    def begin(self, now: float) -> float | None:
+        """Plans a step; the time at which it will be done, None if nothing can be run now.
+
+        Where work is left even so, a policy holds it back: try again a little later.
+        """
+        assert not self.busy, "a step is under way"
+        self.clock.time = now
+        if self._inbox:
+            self._read_inbox()
+        self.busy = self.engine.begin()
+        return self.executor.ends if self.busy else None
+
+    def finish(self) -> list[Served]:
+        """Ends the step under way, at the time that ``begin`` returned; requests that ended."""
+        self.clock.time = self.executor.ends
+        self.engine.finish()
+        self.busy = False
+        self.steps += 1
+        self.tokens += self.executor.rows
+        return self._hand_over()
+
+    def abort_all(self, now: float, why: str) -> list[Served]:
+        """The engine dies at ``now``: all that it had ends, the step under way is lost.
+
+        It is empty afterwards and could start again, its memory with nothing in it.
+        """
+        self.clock.time = now
+        for request_id in list(self._accounts):
+            self.engine.abort(request_id, why)
+        lost = self._hand_over()
+        lost += [Served(arrival, now, finish=FinishReason.ABORT) for arrival in self._inbox]
+        self.busy = False
+        self._start()
+        return lost
+
+    # What routers may know
+
+    @property
+    def waiting(self) -> int:
+        """Sequences that wait, those included that have come since the last step began."""
+        return len(self.scheduler.waiting) + self._pending
+
+    @property
+    def running(self) -> int:
+        return len(self.scheduler.running)
+
+    @property
+    def outstanding(self) -> int:
+        """Tokens that its open requests may still need computed: prompts, and output asked for."""
+        inbox = sum(a.n * (a.prompt_tokens + a.asked - 1) for a in self._inbox)
+        return inbox + sum(account.outstanding for account in self._accounts.values())
+
+    def predicted_wait(self, now: float) -> float:
+        """Seconds until a request that came now would start, by the pace of the last ends."""
+        return self._pace.predicted_wait(self.waiting, now) if self.waiting else 0.0
+
+    def overlap(self, arrival: Arrival) -> int:
+        """Tokens at the beginning of its prompt whose state is in memory."""
+        if not arrival.prefix or not self.spec.prefix_cache:
+            return 0
+        return self.memory.found(arrival.request(0).prompt, arrival.tenant)
+
+    # Inside
+
+    def _read_inbox(self) -> None:
+        for arrival in self._inbox:
+            request = arrival.request(self._serial)
+            self._serial += 1
+            self._accounts[request.id] = Account(arrival, request.id, self._close)
+            self.executor.expect(request.id, arrival.output_tokens)
+            self.engine.add(request)
+        self._inbox.clear()
+        self._pending = 0
+
+    def _close(self, account: Account) -> None:
+        """The request's last sequence has ended."""
+        del self._accounts[account.request_id]
+        self.executor.forget_request(account.request_id)
+        served = account.served()
+        self._ended.append(served)
+        self._pace.ended(served.end)
+
+    def _hand_over(self) -> list[Served]:
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _refuse(self, arrival: Arrival, now: float, why: str) -> Served:
+        self._emit(Event(Kind.REFUSED, now, arrival.id or None, reason=why))
+        return Served(arrival, now, refusal=why)

@@ -17,6 +17,7 @@ class Kind(Enum):
     RAN = "ran"
     FIRST_TOKEN = "first_token"
     PREEMPTED = "preempted"
+    THRASHING = "thrashing"
     SWAPPED = "swapped"
     FINISHED = "finished"
     ABORTED = "aborted"

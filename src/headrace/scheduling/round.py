@@ -11,6 +11,7 @@ from headrace.nouns.event import Event, Kind, Sink
 from headrace.nouns.sequence import Sequence, Status, Wait
 from headrace.nouns.step import Slice
 from headrace.scheduling.policy import AdmissionPolicy, PreemptionPolicy, Queue
+from headrace.scheduling.thrash_guard import ThrashGuard
 
 # Sequences waiting for a prefix are passed over; this bounds how many are looked at per round.
 LOOK_AHEAD = 256
@@ -32,6 +33,7 @@ class Desk:
     preemption: PreemptionPolicy
     rank: Callable[[Sequence, float], Any]
     siblings: Callable[[Sequence], list[Sequence]]
+    guard: ThrashGuard
     admitted: tuple[Callable[..., None], ...]
     preempted: tuple[Callable[..., None], ...]
     emit: Sink
@@ -149,6 +151,9 @@ class Round:
             owner = self._memory.awaits(seq) or self._unready_leader(seq)
             if owner is not None:
                 return Wait.PREFIX, f"request {owner.request.id} is computing a prefix it shares"
+        held = self._desk.guard.refusal(seq, len(self._running), self.now)
+        if held is not None:
+            return Wait.MEMORY, held
         refusal = self._desk.admission.refusal(seq, list(self._running), self._memory)
         return None if refusal is None else (Wait.MEMORY, refusal)
 

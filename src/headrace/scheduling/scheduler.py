@@ -25,6 +25,7 @@ from headrace.scheduling.policy import (
 )
 from headrace.scheduling.queue import queue_for
 from headrace.scheduling.round import Desk, Round
+from headrace.scheduling.thrash_guard import ThrashGuard
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class Scheduler:
         self._explained: dict[Sequence, None] = {}
         self._tickets = 0
         self._steps = 0
+        self._guard = guard = ThrashGuard(memory, limits, emit)
         self._desk = Desk(
             running=self._running,
             in_flight=self._in_flight,
@@ -101,8 +103,9 @@ class Scheduler:
             preemption=policies.preemption,
             rank=self._rank,
             siblings=lambda seq: self._groups[seq.request.id],
-            admitted=policies.hooks("admitted"),
-            preempted=policies.hooks("preempted"),
+            guard=guard,
+            admitted=(*policies.hooks("admitted"), guard.admitted),
+            preempted=(*policies.hooks("preempted"), guard.preempted),
             emit=emit,
         )
 
@@ -167,6 +170,7 @@ class Scheduler:
         )
         reason = self._policies.batching.fill(round)
         round.close()
+        self._guard.ran(round.spent)
         self._explain(round)
         if not round.slices:
             return None

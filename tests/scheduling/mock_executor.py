@@ -12,6 +12,8 @@ from headrace.nouns.request import Request
 from headrace.nouns.sampling_params import SamplingParams
 from headrace.nouns.sequence import Sequence, Wait
 from headrace.nouns.step import Sampled, Step, StepResult
+from headrace.nouns.step_cost import StepCost
+from headrace.nouns.tenant import Tenants
 from headrace.scheduling.limits import Limits
 from headrace.scheduling.policy import (
     AdmissionPolicy,
@@ -20,7 +22,7 @@ from headrace.scheduling.policy import (
     PreemptionPolicy,
 )
 from headrace.scheduling.registry import create
-from headrace.scheduling.scheduler import Policies, Scheduler
+from headrace.scheduling.scheduler import NO_TERMS, Policies, Scheduler
 
 VOCAB = 1000
 
@@ -159,6 +161,8 @@ def make_scheduler(
     preemption: str | PreemptionPolicy = "recompute",
     prefix_cache: bool = True,
     events: list[Event] | None = None,
+    tenants: Tenants = NO_TERMS,
+    cost: StepCost | None = None,
 ) -> Scheduler:
     """Policies are names or objects."""
 
@@ -173,7 +177,8 @@ def make_scheduler(
     )
     memory = SequenceMemory(blocks, block_size, prefix_cache)
     sink = (lambda event: None) if events is None else events.append
-    return Scheduler(memory, policies, Limits(budget, limit, sequences), sink)
+    limits = Limits(budget, limit, sequences)
+    return Scheduler(memory, policies, limits, sink, tenants=tenants, cost=cost)
 
 
 def run_step(scheduler: Scheduler, executor: MockExecutor, now: float) -> Step | None:

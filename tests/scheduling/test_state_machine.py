@@ -21,6 +21,7 @@ from headrace.nouns.errors import ContextLengthExceeded
 from headrace.nouns.event import Event, Kind
 from headrace.nouns.sequence import FinishReason, Sequence, Wait
 from headrace.nouns.step import Step
+from headrace.nouns.tenant import Tenants, Terms
 from tests.scheduling.mock_executor import MockExecutor, alone, make_request, make_scheduler
 from tests.scheduling.policies import WorstFirst
 
@@ -45,14 +46,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         batching=st.sampled_from(BATCHING),
         prefix_cache=st.sampled_from([True, True, False]),
         depth=st.sampled_from([1, 1, 2, 3]),
+        max_running=st.sampled_from([None, None, 1, 2]),
     )
-    def setup(self, batching: str, depth: int, **options: object) -> None:
+    def setup(self, batching: str, depth: int, max_running: int | None, **options: object) -> None:
         self.events: list[Event] = []
         self.worst_first = WorstFirst()
         self.scheduler = make_scheduler(
             limit=64,
             events=self.events,
             batching=self.worst_first if batching == "worst-first" else batching,
+            tenants=Tenants({"a": Terms(max_running=max_running)}),
             **options,  # type: ignore[arg-type]
         )
         self.executor = MockExecutor(self.scheduler.memory.block_size, depth)

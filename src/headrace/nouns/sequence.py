@@ -34,6 +34,7 @@ class Wait(Enum):
     PREFIX = "prefix"  # another sequence is computing blocks it shares
     PREEMPTED = "preempted"  # it gave up its blocks to another
     BATCH = "batch"  # a request-level batch has to end first
+    TENANT = "tenant"  # its tenant has as many running as it may
 
 
 @dataclass(slots=True, eq=False)

@@ -12,6 +12,7 @@ from headrace.nouns.sequence import Sequence, Status, Wait
 from headrace.nouns.step import Slice
 from headrace.scheduling.policy import AdmissionPolicy, PreemptionPolicy, Queue
 from headrace.scheduling.thrash_guard import ThrashGuard
+from headrace.scheduling.usage import Usage
 
 # Sequences waiting for a prefix are passed over; this bounds how many are looked at per round.
 LOOK_AHEAD = 256
@@ -28,6 +29,7 @@ class Desk:
     running: dict[Sequence, Any]
     in_flight: set[Sequence]
     queue: Queue
+    usage: Usage
     memory: SequenceMemory
     admission: AdmissionPolicy
     preemption: PreemptionPolicy
@@ -60,7 +62,8 @@ class Round:
         self.explained: dict[Sequence, None] = {}  # waiting sequences that were told why
         self._short = False  # a running sequence found no free block
         self._closed = False  # the queue's head was told why it waits
-        self._position = 0  # queue entries before it wait for a prefix
+        self._position = 0  # queue entries before it wait for a prefix or for their tenant
+        self._passed = 0  # how many of them wait for a prefix
 
     def running(self) -> list[Sequence]:
         return sorted(self._candidates(), key=self._running.__getitem__)
@@ -112,8 +115,14 @@ class Round:
         return [seq for seq in self._running if seq not in self._in_flight]
 
     def admit(self, wait_for_prefix: bool = True) -> Sequence | None:
-        while self._position < min(len(self._queue), LOOK_AHEAD):
+        full = self._desk.usage.full
+        while self._position < len(self._queue) and self._passed < LOOK_AHEAD:
             seq = self._queue[self._position]
+            tenant = seq.request.tenant
+            if tenant in full:  # nobody behind it has to wait for that
+                self._explain(seq, Wait.TENANT, f"its tenant may run {full[tenant]} at once")
+                self._position += 1
+                continue
             blocked = self._obstacle(seq, wait_for_prefix)
             if blocked is None:
                 self._queue.pop(self._position)
@@ -125,6 +134,7 @@ class Round:
                 self._closed = True
                 return None
             self._position += 1
+            self._passed += 1
         return None
 
     def pad(self, rows: int) -> None:
@@ -137,7 +147,9 @@ class Round:
 
     def close(self) -> None:
         """The policy is done: whoever would have been next waits for the step's room."""
-        if self.slices and not self._closed and self._position < min(len(self._queue), LOOK_AHEAD):
+        if self._closed or not self.slices or self._passed >= LOOK_AHEAD:
+            return
+        if self._position < len(self._queue):
             detail = f"the step has no room left: {self.spent} tokens of {self.budget}"
             self._explain(self._queue[self._position], Wait.BUDGET, detail)
 
@@ -181,6 +193,7 @@ class Round:
         if seq.admitted_at is None:
             seq.admitted_at = self.now
         seq.status = Status.RUNNING
+        self._desk.usage.started(seq)
         self._running[seq] = self._desk.rank(seq, self.now)
         for admitted in self._desk.admitted:
             admitted(seq, found, self.now)
@@ -200,6 +213,7 @@ class Round:
         self._memory.release(victim)
         del self._running[victim]
         victim.status = Status.WAITING
+        self._desk.usage.yielded(victim)
         victim.preemptions += 1
         detail = (
             "it had the worst rank when its own growth found no free block"

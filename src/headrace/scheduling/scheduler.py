@@ -26,6 +26,7 @@ from headrace.scheduling.policy import (
 from headrace.scheduling.queue import queue_for
 from headrace.scheduling.round import Desk, Round
 from headrace.scheduling.thrash_guard import ThrashGuard
+from headrace.scheduling.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class Scheduler:
         self._ended = policies.hooks("ended")
         self.memory = memory
         self.limits = limits
+        self.usage = Usage(tenants)
         self.waiting = queue_for(policies.order)
         self._policies = policies
         self._emit = emit
@@ -98,6 +100,7 @@ class Scheduler:
             running=self._running,
             in_flight=self._in_flight,
             queue=self.waiting,
+            usage=self.usage,
             memory=memory,
             admission=policies.admission,
             preemption=policies.preemption,
@@ -142,6 +145,7 @@ class Scheduler:
             self._tickets += 1
             for arrived in self._arrived:
                 arrived(seq, now)
+            self.usage.queued(seq)
             self.waiting.push(seq, now)
         data: dict[str, float | int | str] = {
             "tenant": request.tenant,
@@ -238,6 +242,7 @@ class Scheduler:
         """Ends a sequence for a reason found outside (a stop string, an abort)."""
         if seq.finished:
             return
+        self.usage.left(seq)
         if seq.status is Status.WAITING:
             self.waiting.remove(seq, now)
         else:
@@ -268,6 +273,7 @@ class Scheduler:
         known = {s for group in self._groups.values() for s in group if not s.finished}
         assert known == set(waiting) | set(self._running), "a sequence is lost or kept too long"
         assert len(waiting) + len(self._running) == len(known), "a sequence is in two places"
+        self.usage.check_integrity(waiting, self._running)
         assert all(
             any(not s.finished for s in g) or set(g) & self._in_flight
             for g in self._groups.values()

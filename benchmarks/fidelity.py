@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from headrace.cli.calibration import calibrated_cost
 
 from benchmarks.in_process import add_engine_options, config_of
 from benchmarks.replay import Replayed, live, say, simulated
 from benchmarks.traffic import Lengths, Traffic, code, conversation, recorded
-from headrace.cli.calibration import calibrated_cost
 from headrace.engine.config import EngineConfig
 from headrace.engine.service import EngineService
 from headrace.nouns.errors import HeadraceError

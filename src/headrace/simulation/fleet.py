@@ -1,0 +1,339 @@
+"""A fleet: engines behind a router, all on one calendar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from typing import Final
+
+from headrace.nouns.errors import ConfigError
+from headrace.nouns.event import Sink
+from headrace.simulation.arrival import Arrival
+from headrace.simulation.instance import Instance, ignore
+from headrace.simulation.member import Member, Outage
+from headrace.simulation.router import Load, Router
+from headrace.simulation.run import HELD_BACK
+from headrace.simulation.served import Served
+
+NOBODY = "no instance of the fleet takes requests"
+Listen = Callable[[int], Sink]
+"""The sink of the events of the instance with a number."""
+
+# What happens, in the order in which it happens at one and the same time.
+UP, DRAIN, DOWN, ARRIVAL, END, BEGIN = range(6)
+
+
+@dataclass(slots=True)
+class InstanceTotals:
+    """Sums over one instance's life. ``tokens`` are rows computed, ``up`` and ``busy`` seconds.
+
+    ``peak_blocks`` of ``blocks`` were held at once at most.
+    """
+
+    name: str
+    blocks: int
+    requests: int = 0
+    failures: int = 0
+    steps: int = 0
+    tokens: int = 0
+    busy: float = 0.0
+    up: float = 0.0
+    peak_blocks: int = 0
+
+
+@dataclass(slots=True)
+class FleetTotals:
+    """Sums over a simulation. Each request is one of served, ``refused`` and ``failed``.
+
+    ``retries`` count requests that were sent to another instance since theirs had failed. ``end``
+    is when the last request ended, in seconds.
+    """
+
+    instances: list[InstanceTotals]
+    requests: int = 0
+    refused: int = 0
+    failed: int = 0
+    retries: int = 0
+    output: int = 0
+    preemptions: int = 0
+    end: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        return sum(instance.steps for instance in self.instances)
+
+    @property
+    def tokens(self) -> int:
+        return sum(instance.tokens for instance in self.instances)
+
+    @property
+    def busy(self) -> float:
+        return sum(instance.busy for instance in self.instances)
+
+
+def simulate_fleet(
+    arrivals: Iterable[Arrival],
+    members: Sequence[Member],
+    router: Router,
+    on_served: Callable[[Served], None],
+    listen: Listen = lambda index: ignore,
+) -> FleetTotals:
+    """Serves ``arrivals`` (in the order of their times) to the end by ``members``.
+
+    What a front does for its clients: a request goes to the instance that the router names. When
+    an instance fails, requests of which no token has been seen go through the router again, at
+    that moment and with their first time of arrival; an answer that has begun ends as failed,
+    since its client has read a part of it. Where no instance takes requests, they are refused.
+
+    At one and the same time instances come and go first, then requests arrive, then steps end and
+    begin. Memory does not grow with the number of requests. Raises ConfigError where times
+    decrease or there are no members.
+    """
+    if not members:
+        raise ConfigError("a fleet has no instances; give at least one")
+    return _Fleet(members, router, on_served, listen).run(iter(arrivals))
+
+
+class _Post:
+    """An instance at its place in the fleet."""
+
+    def __init__(self, index: int, member: Member, emit: Sink) -> None:
+        self.index = index
+        self.member = member
+        self.instance = Instance(member.spec, emit)
+        self.capacity = member.spec.num_blocks * member.spec.block_size  # tokens
+        self.load = Load(index, member.speed)
+        self.totals = InstanceTotals(member.name or f"instance {index}", member.spec.num_blocks)
+        self.outages: Iterator[Outage] = iter(member.outages)
+        self.outage: Outage | None = None
+        self.open = False  # takes requests
+        self.draining = False
+        self.since: float | None = None  # up since then
+        self.turn = 0  # entries of the calendar for earlier turns are void
+        self.began = 0.0
+        self.waiting = False  # for its turn to begin a step
+
+    def close_books(self, now: float) -> None:
+        """Adds the time since it came up."""
+        if self.since is not None:
+            self.totals.up += max(0.0, now - self.since)
+            self.since = None
+
+
+class _Fleet:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        router: Router,
+        on_served: Callable[[Served], None],
+        listen: Listen,
+    ) -> None:
+        self._posts: Final = [_Post(i, member, listen(i)) for i, member in enumerate(members)]
+        self._router = router
+        self._on_served = on_served
+        self._totals = FleetTotals([post.totals for post in self._posts])
+        self._calendar: list[tuple[float, int, int, int, int]] = []
+        self._entries = 0
+        self._loads: list[Load] = []  # of those that take requests, by index
+        self._smallest = 0  # tokens that each of those can hold
+        self._booked: dict[tuple[int, int], list[float]] = {}
+        self._outputs, self._ended = 0, 0  # tokens of, and number of answers that ended
+        self._open = 0  # requests somewhere in the fleet
+        self._coming: Arrival | None = None
+
+    def run(self, stream: Iterator[Arrival]) -> FleetTotals:
+        for post in self._posts:
+            self._note(post.member.starts + post.member.start_up, UP, post)
+            if post.member.drains is not None:
+                self._note(post.member.drains, DRAIN, post)
+            self._note_outage(post)
+        self._await(next(stream, None))
+        now = 0.0
+        while self._calendar and (self._coming is not None or self._open):
+            now, kind, _, index, turn = heappop(self._calendar)
+            if kind == ARRIVAL:
+                assert self._coming is not None
+                arrival = self._coming
+                self._totals.requests += 1
+                self._route(arrival, now)
+                self._await(next(stream, None), arrival.at)
+                continue
+            post = self._posts[index]
+            if kind in (END, BEGIN):
+                if turn == post.turn:
+                    self._end(post, now) if kind == END else self._begin(post, now)
+            elif kind == UP:
+                if turn == post.turn:  # else it failed while it started
+                    self._up(post, now)
+            elif kind == DRAIN:
+                self._drain(post, now)
+            else:
+                self._down(post, now)
+        for post in self._posts:
+            post.close_books(self._totals.end)
+            post.totals.steps, post.totals.tokens = post.instance.steps, post.instance.tokens
+        return self._totals
+
+    # The calendar
+
+    def _note(self, time: float, kind: int, post: _Post | None = None) -> None:
+        self._entries += 1
+        index, turn = (-1, 0) if post is None else (post.index, post.turn)
+        heappush(self._calendar, (time, kind, self._entries, index, turn))
+
+    def _await(self, arrival: Arrival | None, before: float = 0.0) -> None:
+        """One arrival at a time is in the calendar."""
+        self._coming = arrival
+        if arrival is None:
+            return
+        if arrival.at < before:
+            raise ConfigError(f"an arrival at {arrival.at} s comes after one at {before} s")
+        self._note(arrival.at, ARRIVAL)
+
+    def _note_outage(self, post: _Post) -> None:
+        before = post.outage
+        post.outage = next(post.outages, None)
+        if post.outage is not None:
+            if before is not None and post.outage.down < before.up:
+                raise ConfigError(
+                    f"{post.totals.name} fails at {post.outage.down} s, and is down until"
+                    f" {before.up} s; outages come one after the other"
+                )
+            self._note(post.outage.down, DOWN, post)
+
+    # Steps
+
+    def _begin(self, post: _Post, now: float) -> None:
+        post.waiting = False
+        instance = post.instance
+        if not instance.has_work:
+            return
+        end = instance.begin(now)
+        if end is None:
+            if instance.has_work:  # a policy holds everybody back
+                self._note(now + HELD_BACK, BEGIN, post)
+            return
+        post.began = now
+        held = instance.memory.total - instance.memory.available
+        if held > post.totals.peak_blocks:
+            post.totals.peak_blocks = held
+        self._note(end, END, post)
+
+    def _end(self, post: _Post, now: float) -> None:
+        post.totals.busy += now - post.began
+        for served in post.instance.finish():
+            self._tell(served, post)
+        self._begin(post, now)
+
+    # Requests
+
+    def _route(self, arrival: Arrival, now: float) -> None:
+        if not self._loads:
+            self._refuse(Served(arrival, now, refusal=NOBODY))
+            return
+        load = self._router.choose(arrival, self._roomy(arrival) or self._loads)
+        post = self._posts[load.index]
+        refused = post.instance.offer(arrival, now)
+        if refused is not None:
+            self._refuse(refused)
+            return
+        self._open += 1
+        post.totals.requests += 1
+        mean = self._outputs / self._ended if self._ended else 0.0
+        tokens = arrival.n * (arrival.prompt_tokens + min(mean, arrival.asked))
+        load.requests += 1
+        load.tokens += tokens
+        self._booked.setdefault((load.index, id(arrival)), []).append(tokens)
+        if not post.instance.busy and not post.waiting:
+            post.turn += 1  # it may have been about to look again later
+            post.waiting = True
+            self._note(now, BEGIN, post)
+
+    def _refuse(self, served: Served) -> None:
+        self._totals.refused += 1
+        self._finish(served)
+
+    def _tell(self, served: Served, post: _Post) -> None:
+        self._leave(served, post)
+        if served.completed:
+            self._outputs += served.output
+            self._ended += served.arrival.n
+        else:
+            self._totals.failed += 1
+        self._finish(served)
+
+    def _finish(self, served: Served) -> None:
+        totals = self._totals
+        totals.output += served.output
+        totals.preemptions += served.preemptions
+        totals.end = max(totals.end, served.end)
+        self._on_served(served)
+
+    def _leave(self, served: Served, post: _Post) -> None:
+        """The request is no longer at this instance."""
+        self._open -= 1
+        key = (post.index, id(served.arrival))
+        booked = self._booked[key]
+        post.load.requests -= 1
+        post.load.tokens -= booked.pop()
+        if not booked:
+            del self._booked[key]
+        if not post.load.requests:
+            post.load.tokens = 0.0  # no rest of rounding stays behind
+            if post.draining:
+                post.close_books(served.end)
+
+    # Coming and going
+
+    def _up(self, post: _Post, now: float) -> None:
+        if not post.draining:
+            post.open = True
+            post.since = now
+            self._list_loads()
+
+    def _drain(self, post: _Post, now: float) -> None:
+        post.draining, post.open = True, False
+        if not post.load.requests:
+            post.close_books(now)
+        self._list_loads()
+
+    def _down(self, post: _Post, now: float) -> None:
+        assert post.outage is not None
+        up = post.outage.up
+        post.open = False
+        post.turn += 1
+        post.waiting = False
+        if post.instance.busy:
+            post.totals.busy += now - post.began
+        post.totals.failures += 1
+        post.close_books(now)
+        self._router.lost(post.index)
+        self._list_loads()
+        if up < float("inf"):
+            self._note(up + post.member.start_up, UP, post)
+            self._note_outage(post)
+        for served in post.instance.abort_all(now, f"{post.totals.name} failed"):
+            if served.first_token is None:
+                self._leave(served, post)
+                self._totals.retries += 1
+                self._route(served.arrival, now)
+            else:
+                self._tell(served, post)
+
+    def _list_loads(self) -> None:
+        posts = [post for post in self._posts if post.open]
+        self._loads = [post.load for post in posts]
+        self._smallest = min((post.capacity for post in posts), default=0)
+
+    def _roomy(self, arrival: Arrival) -> list[Load]:
+        """Those whose memory can hold the request, of instances that differ."""
+        tokens = arrival.prompt_tokens + arrival.asked - 1
+        if tokens <= self._smallest:
+            return self._loads
+        return [load for load in self._loads if tokens <= self._posts[load.index].capacity]
+
+
+def copies(member: Member, count: int) -> list[Member]:
+    """So many members like it, each with a name of its own and no outages."""
+    return [replace(member, name=f"{member.name} {i}".strip()) for i in range(count)]

@@ -1,0 +1,1 @@
+"""The literature, reproduced: one program a paper, each with the claim, our figures, a verdict."""

@@ -275,3 +275,23 @@ def test_what_an_error_leaves_behind_is_not_found_again() -> None:
     held.check_integrity([healthy])
     # what the healthy one holds stays shared, what only the failed one held is gone
     assert held.adopt(sequence([1, 2, 3, 4, 5, 6, 7, 8, 9])) == 4
+
+
+def test_who_shares_what_is_known_before_and_after_a_start() -> None:
+    held = memory(16)
+    first = started(held, sequence([*range(8), 1, 2, 3, 4, 5]))
+    again = sequence([*range(8), 9])
+    assert held.shared(first) == 0
+    assert held.held_prefix(again) == first.blocks[:2]
+    started(held, again)
+    assert held.shared(first) == held.shared(again) == 2
+    child = sequence(list(first.tokens), index=1)
+    held.fork(first, child)
+    assert held.shared(first) == 3  # all but the prompt's last token
+    held.release(again)
+    held.release(child)
+    assert held.shared(first) == 0
+    held.release(first)
+    assert held.held_prefix(again) == []
+    started(held, again)
+    assert held.shared(again) == 0

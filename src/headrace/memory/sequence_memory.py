@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from headrace.memory.block_pool import BlockPool
@@ -61,6 +62,15 @@ class SequenceMemory:
         """
         shared = sum(1 for block in self._ready_prefix(seq) if self.pool.references(block))
         return self.blocks_for(upto) - shared
+
+    def shared(self, seq: Sequence) -> int:
+        """Leading blocks of a started ``seq`` that others hold, too; the rest are its own."""
+        references = self.pool.references
+        return bisect_left(seq.blocks, True, key=lambda block: references(block) == 1)
+
+    def held_prefix(self, seq: Sequence) -> list[int]:
+        """The blocks of a waiting ``seq``'s prefix that others hold and that it would share."""
+        return [block for block in self._ready_prefix(seq) if self.pool.references(block)]
 
     def found(self, tokens: list[int] | tuple[int, ...], tenant: str) -> int:
         """How many tokens at the beginning of a prompt have their state here."""

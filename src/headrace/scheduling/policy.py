@@ -72,7 +72,9 @@ class Queueing(Protocol):
 
 
 class MemoryView(Protocol):
-    """What an admission policy may ask of the memory, in blocks."""
+    """What an admission policy may ask of the memory, in blocks of ``block_size`` tokens."""
+
+    block_size: int
 
     @property
     def total(self) -> int: ...
@@ -85,6 +87,10 @@ class MemoryView(Protocol):
     def missing(self, seq: Sequence, upto: int) -> int: ...
 
     def cost(self, seq: Sequence, upto: int) -> int: ...
+
+    def shared(self, seq: Sequence) -> int: ...
+
+    def held_prefix(self, seq: Sequence) -> list[int]: ...
 
 
 class AdmissionPolicy(Protocol):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from headrace.engine.config import EngineConfig
 from headrace.engine.engine import Engine
+from headrace.engine.known_cost import CostKeeper, first_cost
 from headrace.engine.output import Output
 from headrace.engine.phases import Phases
 from headrace.environment import limit_spinning
@@ -18,12 +19,14 @@ from headrace.nouns.clock import WallClock
 from headrace.nouns.event import Sink
 from headrace.nouns.sequence import Sequence
 from headrace.sampling.detokenizer import Detokenizer
+from headrace.scheduling.drift import DriftingCost
 from headrace.scheduling.limits import Limits
 from headrace.scheduling.registry import create
 from headrace.scheduling.scheduler import Policies, Scheduler
 
 if TYPE_CHECKING:
     from headrace.execution.build import BuiltExecutor
+    from headrace.execution.token_budget import TokenBudget
     from headrace.models.chat_template import ChatTemplate
     from headrace.models.tokenizer import Tokenizer
 
@@ -49,12 +52,18 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class BuiltEngine:
-    """An engine with what it was built from."""
+    """An engine with what it was built from.
+
+    ``cost`` predicts its step times and follows the machine's speed; ``keeper`` is where prices
+    that were measured are kept. None where nothing is known.
+    """
 
     engine: Engine
     model: ModelInfo
     total_blocks: int
     block_size: int
+    cost: DriftingCost | None = None
+    keeper: CostKeeper | None = None
 
 
 def policies(config: EngineConfig) -> Policies:
@@ -67,18 +76,37 @@ def policies(config: EngineConfig) -> Policies:
     )
 
 
-def _token_budget(config: EngineConfig, built: BuiltExecutor) -> tuple[int, str]:
+def _token_budget(config: EngineConfig, built: BuiltExecutor) -> TokenBudget:
     """Tokens a step should compute, and why."""
     from headrace.execution.build import measure_budget
+    from headrace.execution.token_budget import TokenBudget
 
     if config.token_budget is not None:
-        return config.token_budget, "set by the user"
+        return TokenBudget(config.token_budget, "set by the user", ())
     measured = measure_budget(built, config.tpot_target)
     least = config.max_sequences + PREFILL_ROOM
     if config.tpot_target is not None or measured.tokens >= least:
-        return measured.tokens, measured.reason
+        return measured
     why = f"{measured.reason}; raised so that prefill goes on beside {config.max_sequences} decodes"
-    return least, why
+    return TokenBudget(least, why, measured.points)
+
+
+def _cost(
+    keeper: CostKeeper, measured: TokenBudget, built: BuiltExecutor
+) -> tuple[DriftingCost | None, str]:
+    """What steps cost, as far as is known, and how it is known."""
+    kept = keeper.load()
+    if kept is not None:
+        return DriftingCost(kept.cost), kept.describe()
+    first = first_cost(measured.points, built.executor.roofline)
+    if first is None:
+        return None, "not known; policies that plan by them do without"
+    how = (
+        "the token budget's measurement and the machine's limits"
+        if measured.points
+        else "the machine's limits"
+    )
+    return DriftingCost(first), f"estimated from {how}; headrace simulate --device this measures"
 
 
 def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
@@ -120,18 +148,23 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
     load, save = partial(kept.get, PEAKS), partial(kept.put, PEAKS)
     report(measure_roofline(built, files, config.threads, load, save))
     phases.end("limits")
-    budget, reason = _token_budget(config, built)
+    budget = _token_budget(config, built)
     phases.end("token budget")
-    report(f"token budget: {budget} a step ({reason})")
-    limits = Limits(budget, STEP_ROWS, config.max_sequences)
+    report(f"token budget: {budget.tokens} a step ({budget.reason})")
+    keeper = CostKeeper.of(built.tuning, built.settings, config.max_sequences)
+    cost, how = _cost(keeper, budget, built)
+    report(f"step times: {how}")
+    limits = Limits(budget.tokens, STEP_ROWS, config.max_sequences)
     memory = SequenceMemory(built.num_blocks, built.block_size, config.prefix_cache)
-    scheduler = Scheduler(memory, chosen, limits, emit)
+    scheduler = Scheduler(memory, chosen, limits, emit, cost=cost)
     tokenizer = files.tokenizer
 
     def new_output(seq: Sequence) -> Output:
         return Output(seq, Detokenizer(tokenizer.token_bytes, tokenizer.is_special))
 
     engine = Engine(scheduler, built.executor, WallClock(), new_output)
+    if cost is not None:
+        engine.times.add(cost.observe)
     model = ModelInfo(
         name=files.name,
         tokenizer=tokenizer,
@@ -143,4 +176,4 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
         created=int(time.time()),
     )
     report(f"loaded in {phases.describe()}")
-    return BuiltEngine(engine, model, built.num_blocks, built.block_size)
+    return BuiltEngine(engine, model, built.num_blocks, built.block_size, cost, keeper)

@@ -6,7 +6,7 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from headrace.nouns.errors import ConfigError
@@ -70,16 +70,22 @@ class CostError:
     """How far predictions were from steps that had no part in the fit.
 
     ``median`` and ``p90`` of |predicted - measured| / measured over ``steps`` steps; ``bias`` is
-    the sum of their predicted seconds over that of their measured ones, less 1.
+    the sum of their predicted seconds over that of their measured ones, less 1. The ``steady`` ones
+    are what is left when predictions follow the machine's speed of the seconds around.
     """
 
     steps: int
     median: float
     p90: float
     bias: float
+    steady_median: float
+    steady_p90: float
 
     def __str__(self) -> str:
-        return f"{self.median:.1%} at the median, {self.p90:.1%} at p90, {self.bias:+.1%} in sum"
+        return (
+            f"{self.median:.1%} at the median, {self.p90:.1%} at p90, {self.bias:+.1%} in sum"
+            f" ({self.steady_median:.1%} and {self.steady_p90:.1%} at the speed of the moment)"
+        )
 
 
 @dataclass(frozen=True)
@@ -121,10 +127,7 @@ class LinearCost:
         return total
 
     def to_json(self) -> dict[str, Any]:
-        errors = {
-            phase: {"steps": e.steps, "median": e.median, "p90": e.p90, "bias": e.bias}
-            for phase, e in self.errors.items()
-        }
+        errors = {phase: asdict(error) for phase, error in self.errors.items()}
         return {"coefficients": dict(self.coefficients), "errors": errors}
 
     @classmethod
@@ -166,7 +169,7 @@ def _curve(
 
 
 def _error(phase: str, found: object) -> CostError:
-    names = ("steps", "median", "p90", "bias")
+    names = tuple(field.name for field in fields(CostError))
     if not isinstance(found, dict) or set(found) != set(names):
         raise ConfigError(f"a cost model's error of {phase} has to have {', '.join(names)}")
     for name in names:
@@ -175,4 +178,4 @@ def _error(phase: str, found: object) -> CostError:
             raise ConfigError(f"a cost model's {name} of {phase} is {value!r}, not a number")
         if not math.isfinite(value) or (value < 0 and name != "bias"):
             raise ConfigError(f"a cost model's {name} of {phase} is {value!r}; it cannot be")
-    return CostError(int(found["steps"]), found["median"], found["p90"], found["bias"])
+    return CostError(**found)

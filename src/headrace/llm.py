@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import fields
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard, Unpack
 
 from headrace.completion import Completion, CompletionBuilder
 from headrace.nouns.delta import Delta
@@ -20,7 +20,7 @@ from headrace.nouns.errors import (
     QueueFull,
     TemplateError,
 )
-from headrace.nouns.request import Request
+from headrace.nouns.request import Request, Targets
 from headrace.nouns.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -31,6 +31,19 @@ Message = Mapping[str, Any]
 
 _POLL = 0.5  # seconds between looks at the engine's health while nothing arrives
 _IN_FLIGHT = 256  # requests of one call that wait in the engine at a time
+
+
+class Demand(TypedDict, total=False):
+    """On whose behalf a call comes, how urgent it is, and of what kind.
+
+    The deadline in ``targets`` is in seconds from now. What is left out is as in the tenant's terms
+    (option ``tenants``).
+    """
+
+    tenant: str
+    priority: int
+    targets: Targets
+    category: str
 
 
 class LLM:
@@ -118,13 +131,14 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         n: int = 1,
+        **demand: Unpack[Demand],
     ) -> list[Completion]:
         """Completes all prompts together; the answers come in the order of the prompts.
 
-        ``params`` is one for all prompts or one for each. All requests are checked before the
-        first is run. An interrupt aborts whatever is still running.
+        ``params`` is one for all prompts or one for each, ``demand`` holds for all. All
+        requests are checked before the first is run. An interrupt aborts whatever is still running.
         """
-        requests = self._requests(prompts, params, n)
+        requests = self._requests(prompts, params, n, demand)
         builders = {r.id: CompletionBuilder(r.id, r.prompt, n) for r in requests}
         arrived: queue.SimpleQueue[Delta] = queue.SimpleQueue()
         waiting = list(reversed(requests))
@@ -144,9 +158,11 @@ class LLM:
                 self._service.abort(request_id)
         return [builders[r.id].build() for r in requests]
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, **demand: Unpack[Demand]
+    ) -> Iterator[Delta]:
         """Completes one prompt, delta by delta. Closing the iterator aborts the request."""
-        [request] = self._requests([prompt], params, 1)
+        [request] = self._requests([prompt], params, 1, demand)
         return self._deltas(request)
 
     def chat(
@@ -155,22 +171,28 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        **demand: Unpack[Demand],
     ) -> Completion:
         """The answer to a conversation of ``{"role": ..., "content": ...}`` messages.
 
         For many conversations at once, or a stream, pass what ``render`` gives to ``generate``,
         ``stream``, ``agenerate`` or ``astream``.
         """
-        return self.generate([self.render(messages, tools)], params)[0]
+        return self.generate([self.render(messages, tools)], params, **demand)[0]
 
     async def agenerate(
-        self, prompt: Prompt, params: SamplingParams | None = None, *, n: int = 1
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        n: int = 1,
+        **demand: Unpack[Demand],
     ) -> Completion:
         """Completes one prompt; gather several for a batch. Cancelling it aborts the request.
 
         Waits while the engine's queue is full.
         """
-        [request] = self._requests([prompt], params, n)
+        [request] = self._requests([prompt], params, n, demand)
         builder = CompletionBuilder(request.id, request.prompt, n)
         while True:
             try:
@@ -182,10 +204,10 @@ class LLM:
                 await asyncio.sleep(min(max(full.retry_after, 0.05), 5.0))
 
     async def astream(
-        self, prompt: Prompt, params: SamplingParams | None = None
+        self, prompt: Prompt, params: SamplingParams | None = None, **demand: Unpack[Demand]
     ) -> AsyncIterator[Delta]:
         """Completes one prompt, delta by delta. Closing the iterator aborts the request."""
-        [request] = self._requests([prompt], params, 1)
+        [request] = self._requests([prompt], params, 1, demand)
         async with aclosing(self._service.stream(request)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -211,8 +233,12 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None,
         n: int,
+        demand: Demand,
     ) -> list[Request]:
         several = as_prompts(prompts)
+        asked = Demand(**demand)
+        if "targets" in asked:
+            asked["targets"] = asked["targets"].since(self._service.now())
         if params is None or isinstance(params, SamplingParams):
             given = [params or SamplingParams()] * len(several)
         else:
@@ -227,7 +253,7 @@ class LLM:
         for place, (prompt, param) in enumerate(zip(several, given, strict=True)):
             try:
                 ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
-                requests.append(self._service.request(ids, param, n=n))
+                requests.append(self._service.request(ids, param, n=n, **asked))
             except InvalidRequest as error:
                 if len(several) > 1:
                     error.args = (f"prompt {place} of {len(several)}: {error}",)

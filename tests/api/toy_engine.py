@@ -18,6 +18,7 @@ from headrace.nouns import sequence as nouns
 from headrace.nouns.clock import WallClock
 from headrace.nouns.event import Sink
 from headrace.nouns.step import Sampled, Slice, Step, StepResult, Work
+from headrace.nouns.tenant import Tenants
 from headrace.sampling.detokenizer import Detokenizer
 from headrace.scheduling.limits import Limits
 from headrace.scheduling.scheduler import Scheduler
@@ -145,7 +146,7 @@ def toy_builder(
         tokenizer: Any = ToyTokenizer()
         memory = SequenceMemory(blocks, BLOCK, config.prefix_cache)
         limits = Limits(token_budget=256, step_tokens=256, sequences=config.max_sequences)
-        scheduler = Scheduler(memory, policies(config), limits, emit)
+        scheduler = Scheduler(memory, policies(config), limits, emit, tenants=config.tenants)
         engine = Engine(
             scheduler,
             ToyExecutor(step_seconds),
@@ -168,8 +169,18 @@ def toy_builder(
     return build
 
 
-def toy_service(max_queue: int = 1024, max_sequences: int = 64, **toy: Any) -> EngineService:
+def toy_service(
+    max_queue: int = 1024,
+    max_sequences: int = 64,
+    tenants: Tenants | None = None,
+    **toy: Any,
+) -> EngineService:
     """A service that has not been started."""
     toy.setdefault("template", ToyTemplate())
-    config = EngineConfig(model="toy", max_queue=max_queue, max_sequences=max_sequences)
+    config = EngineConfig(
+        model="toy",
+        max_queue=max_queue,
+        max_sequences=max_sequences,
+        tenants=tenants or Tenants(),
+    )
     return EngineService(config, builder=toy_builder(**toy))

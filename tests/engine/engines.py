@@ -64,7 +64,7 @@ def build_engine(
     config = config or EngineConfig(max_sequences=8)
     memory = SequenceMemory(blocks, executor.cache.block_size, config.prefix_cache)
     limits = Limits(budget, 256, config.max_sequences)
-    scheduler = Scheduler(memory, policies(config), limits, emit)
+    scheduler = Scheduler(memory, policies(config), limits, emit, tenants=config.tenants)
     return Engine(scheduler, executor, WallClock(), new_output)
 
 

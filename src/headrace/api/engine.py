@@ -118,9 +118,12 @@ class Engine(Protocol):
         n: int = 1,
         id: str | None = None,
         tenant: str = "default",
-        priority: int = 0,
+        priority: int | None = None,
         targets: Targets = ...,
+        category: str = "",
     ) -> Request: ...
+
+    def now(self) -> float: ...
 
     def submit(self, request: Request, on_delta: Callable[[Delta], None]) -> None: ...
 

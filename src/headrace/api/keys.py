@@ -7,6 +7,7 @@ import hmac
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from headrace.api.tenant_file import TenantFile
 from headrace.environment import api_keys
 from headrace.nouns.errors import ConfigError
 
@@ -39,13 +40,26 @@ class ApiKeys:
     def load(cls, path: Path | None = None, more: Iterable[str] | None = None) -> ApiKeys:
         """Keys of a file, and ``more`` (by default those of HEADRACE_API_KEYS).
 
-        A line of the file is ``key`` or ``key tenant``; blank lines and those that begin with #
-        are passed over. Raises ConfigError for a file that cannot be read or holds no key.
+        The file is one of ``read``'s. Raises ConfigError.
         """
         tenants = dict.fromkeys(api_keys() if more is None else more, DEFAULT_TENANT)
         if path is not None:
-            tenants.update(_read(path))
+            tenants.update(read(path).keys)
         return cls(tenants)
+
+
+def read(path: Path) -> TenantFile:
+    """A file of keys: a ``.toml`` as ``TenantFile`` says, any other in plain lines.
+
+    A plain line is ``key`` or ``key tenant``; blank lines and those that begin with # are passed
+    over. Raises ConfigError for a file that cannot be read or holds no key.
+    """
+    found = TenantFile.read(path) if path.suffix == ".toml" else TenantFile(_read(path))
+    if not found.keys:
+        raise ConfigError(
+            f"the API key file {path} holds no key; docs/tenants.md says how to write"
+        )
+    return found
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -71,8 +85,6 @@ def _read(path: Path) -> dict[str, str]:
         tenant = words[1] if len(words) == 2 else DEFAULT_TENANT
         if tenants.setdefault(words[0], tenant) != tenant:
             raise ConfigError(f"line {number} of the API key file {path} repeats a key")
-    if not tenants:
-        raise ConfigError(f"the API key file {path} holds no key; write one a line")
     return tenants
 
 

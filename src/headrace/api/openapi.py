@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -31,11 +32,22 @@ table { border-collapse: collapse; width: 100% } th, td { text-align: left; vert
 """
 
 
-def takes(body: type[Body]) -> dict[str, Any]:
-    """Route options that document its body; routes read it themselves, within a size limit."""
+def takes(
+    body: type[Body], headers: Mapping[str, tuple[dict[str, Any], str]] | None = None
+) -> dict[str, Any]:
+    """Route options that document its body; routes read it themselves, within a size limit.
+
+    ``headers`` are the schema and the meaning of each header that it looks at.
+    """
     schema = {"$ref": REFERENCE.format(model=body.__name__)}
     content = {"application/json": {"schema": schema}}
-    return {"openapi_extra": {"requestBody": {"required": True, "content": content}}}
+    extra: dict[str, Any] = {"requestBody": {"required": True, "content": content}}
+    if headers:
+        extra["parameters"] = [
+            {"name": name, "in": "header", "schema": schema, "description": meaning}
+            for name, (schema, meaning) in headers.items()
+        ]
+    return {"openapi_extra": extra}
 
 
 def document(app: FastAPI, version: str) -> dict[str, Any]:
@@ -67,6 +79,9 @@ def page(made: dict[str, Any]) -> str:
         for method, route in methods.items():
             parts.append(f"<h2><b>{escape(method.upper())}</b> <code>{escape(path)}</code></h2>")
             parts.append(f"<p>{escape(route.get('summary', ''))}</p>")
+            headers = [p for p in route.get("parameters", ()) if p["in"] == "header"]
+            if headers:
+                parts.append(_headers(headers))
             content = route.get("requestBody", {}).get("content", {})
             reference = content.get("application/json", {}).get("schema", {}).get("$ref")
             if reference is not None:
@@ -87,6 +102,15 @@ def _fields(schema: dict[str, Any]) -> str:
         for name, field in schema.get("properties", {}).items()
     ]
     return f"<table><tr><th>Field<th>Type<th>Meaning{''.join(rows)}</table>"
+
+
+def _headers(parameters: list[dict[str, Any]]) -> str:
+    rows = [
+        f"<tr><td><code>{escape(p['name'])}</code><td>{_type(p['schema'])}"
+        f"<td>{escape(p['description'])}"
+        for p in parameters
+    ]
+    return f"<table><tr><th>Header<th>Type<th>Meaning{''.join(rows)}</table>"
 
 
 def _type(schema: dict[str, Any]) -> str:

@@ -56,7 +56,7 @@ ApiKeyFileOption = Annotated[
     typer.Option(
         "--api-key-file",
         metavar="FILE",
-        help="File with API keys, one a line (or set HEADRACE_API_KEYS).",
+        help="API keys, one a line, or a .toml of tenants (or set HEADRACE_API_KEYS).",
     ),
 ]
 TemperatureOption = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -46,9 +47,12 @@ def serve(
     SIGTERM or Ctrl-C lets open requests end first; a second one does not.
     """
     config = engine.config(model)
-    from headrace.api.keys import ApiKeys
+    from headrace.api.keys import ApiKeys, read
     from headrace.api.run import serve as serve_http
     from headrace.api.settings import ServerSettings
+
+    if api_key_file is not None:
+        config = replace(config, tenants=read(api_key_file).tenants)
 
     settings = ServerSettings(
         host=host,

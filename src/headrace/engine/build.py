@@ -156,7 +156,7 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
     report(f"step times: {how}")
     limits = Limits(budget.tokens, STEP_ROWS, config.max_sequences)
     memory = SequenceMemory(built.num_blocks, built.block_size, config.prefix_cache)
-    scheduler = Scheduler(memory, chosen, limits, emit, cost=cost)
+    scheduler = Scheduler(memory, chosen, limits, emit, tenants=config.tenants, cost=cost)
     tokenizer = files.tokenizer
 
     def new_output(seq: Sequence) -> Output:

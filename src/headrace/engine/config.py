@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headrace.nouns.errors import ConfigError
+from headrace.nouns.tenant import Tenants
 
 DEFAULT_MODEL = "smollm2:135m"
 WEIGHTS = ("auto", "float32", "bf16", "int8", "native")
@@ -23,7 +24,8 @@ class EngineConfig:
     ``max_context`` the most tokens of one sequence, ``max_sequences`` how many run at once,
     ``max_queue`` how many may wait. ``token_budget`` is what one step computes; without it the knee
     of a short measurement is taken, lowered to meet ``tpot_target`` (seconds per output token) if
-    given. ``order``, ``admission``, ``batching`` and ``preemption`` name policies. ``watchdog`` is
+    given. ``order``, ``admission``, ``batching`` and ``preemption`` name policies. ``tenants`` are
+    the terms of named tenants and of all others. ``watchdog`` is
     the age in seconds at which a step in progress counts as hung.
     """
 
@@ -45,6 +47,7 @@ class EngineConfig:
     prefix_cache: bool = True
     threads: int | None = None
     watchdog: float = 60.0
+    tenants: Tenants = field(default_factory=Tenants)
 
     def __post_init__(self) -> None:
         for name in ("block_size", "max_sequences", "max_queue"):

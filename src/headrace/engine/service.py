@@ -166,15 +166,31 @@ class EngineService:
         n: int = 1,
         id: str | None = None,
         tenant: str = "default",
-        priority: int = 0,
+        priority: int | None = None,
         targets: Targets = Targets(),
+        category: str = "",
     ) -> Request:
         """A request with its open ends resolved: id, seed, end tokens, most output tokens.
 
-        Raises InvalidRequest for what is no token of the vocabulary and ContextLengthExceeded when
-        the prompt leaves no room for output or ``max_tokens`` asks for more than is left.
+        What ``priority`` and ``targets`` leave open is as in the tenant's terms. Raises
+        InvalidRequest for what is no token of the vocabulary, more output than the tenant may ask
+        for or a deadline that has passed, and ContextLengthExceeded when the prompt leaves no room
+        for output or ``max_tokens`` asks for more than is left.
         """
         built, model = self.built, self.model
+        terms, arrival = self.config.tenants.terms(tenant), self.now()
+        targets = targets.over(terms.targets.since(arrival))
+        if targets.deadline is not None and targets.deadline <= arrival:
+            late = arrival - targets.deadline
+            raise InvalidRequest(
+                f"the deadline passed {late:g} s ago; set it later", "targets.deadline"
+            )
+        if terms.max_tokens is not None and (params.max_tokens or 1) > terms.max_tokens:
+            raise InvalidRequest(
+                f"max_tokens is {params.max_tokens}; the tenant {tenant!r} may ask for"
+                f" {terms.max_tokens} at most",
+                "max_tokens",
+            )
         try:
             prompt = tuple(operator.index(token) for token in prompt_ids)
         except TypeError as error:
@@ -193,16 +209,24 @@ class EngineService:
         return Request(
             id=id or f"req-{secrets.token_hex(12)}",
             prompt=prompt,
-            max_tokens=params.max_tokens or room,
+            max_tokens=params.max_tokens or min(room, terms.max_tokens or room),
             params=params,
             n=n,
-            arrival=built.engine.clock.now(),
+            arrival=arrival,
             seed=secrets.randbits(64) if params.seed is None else params.seed,
             eos_ids=frozenset() if params.ignore_eos else model.eos_ids,
             tenant=tenant,
-            priority=priority,
+            priority=terms.priority if priority is None else priority,
             targets=targets,
+            category=category,
         )
+
+    def now(self) -> float:
+        """The engine's clock: seconds since some moment, on which deadlines are absolute times.
+
+        Raises EngineStopped before it is ready.
+        """
+        return self.built.engine.clock.now()
 
     def submit(self, request: Request, on_delta: OnDelta) -> None:
         """Queues a request. ``on_delta`` is called on the engine's thread and must not block.

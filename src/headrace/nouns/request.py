@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 
 from headrace.nouns.errors import InvalidRequest
 from headrace.nouns.sampling_params import SamplingParams
 
 MAX_N = 128
+CATEGORY = re.compile(r"[A-Za-z0-9._:/-]{1,64}")
+"""What a request's category may be called by a client."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from headrace.api.chat_answer import ChatAnswer
 from headrace.api.completion_answer import CompletionAnswer
 from headrace.api.context import Context, encode_all, new_id, tenant_of
 from headrace.api.conversation import prompt_of
+from headrace.api.demand import HEADERS, Demand
 from headrace.api.event_stream import EventStream
 from headrace.api.generation import ClientGone, Generation
 from headrace.api.openapi import takes
@@ -26,7 +27,7 @@ from headrace.nouns.sampling_params import SamplingParams
 def router(context: Context) -> APIRouter:
     routes = APIRouter(tags=["generation"])
 
-    @routes.post("/v1/completions", summary="Continue prompts", **takes(CompletionBody))
+    @routes.post("/v1/completions", summary="Continue prompts", **takes(CompletionBody, HEADERS))
     async def completions(request: HttpRequest) -> Response:
         body = await context.body(request, CompletionBody)
         body.check()
@@ -46,7 +47,9 @@ def router(context: Context) -> APIRouter:
         requests = _requests(context, request, body, id, prompts, params)
         return await _answer(context, request, body, answer, requests)
 
-    @routes.post("/v1/chat/completions", summary="Answer a conversation", **takes(ChatBody))
+    @routes.post(
+        "/v1/chat/completions", summary="Answer a conversation", **takes(ChatBody, HEADERS)
+    )
     async def chat(request: HttpRequest) -> Response:
         body = await context.body(request, ChatBody)
         body.check()
@@ -80,6 +83,8 @@ def _requests(
     params: SamplingParams,
 ) -> list[Request]:
     """One engine request a prompt; where there are several, ``.0``, ``.1`` ... end their ids."""
+    demand = Demand.of(request.headers, body)
+    targets = demand.targets.since(context.engine.now())
     return [
         context.engine.request(
             prompt,
@@ -87,7 +92,9 @@ def _requests(
             n=body.n or 1,
             id=id if len(prompts) == 1 else f"{id}.{i}",
             tenant=tenant_of(request),
-            priority=body.priority or 0,
+            priority=demand.priority,
+            targets=targets,
+            category=demand.category,
         )
         for i, prompt in enumerate(prompts)
     ]

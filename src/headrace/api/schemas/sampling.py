@@ -8,11 +8,14 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from headrace.api.schemas.body import Body, Items, one_or_many
 from headrace.nouns.errors import InvalidRequest
-from headrace.nouns.request import MAX_N
+from headrace.nouns.request import CATEGORY, MAX_N
 from headrace.nouns.sampling_params import MAX_LOGPROBS, SamplingParams
 
 MAX_COUNT = 2**31
+MAX_PRIORITY = 2**31 - 1
+MAX_SECONDS = 10**6
 
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Logprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 Stop = Annotated[
@@ -27,6 +30,16 @@ class StreamOptions(Body):
 
     include_usage: bool | None = Field(
         None, description="A last chunk reports the tokens used; `usage` is null in the others."
+    )
+
+
+class TargetsBody(Body):
+    """How soon the answer is wanted. What is left out is the tenant's default, or no target."""
+
+    ttft: Seconds | None = Field(None, description="Seconds to the first token.")
+    tpot: Seconds | None = Field(None, description="Seconds per output token after the first.")
+    deadline: Seconds | None = Field(
+        None, description="Seconds from now until the whole answer is wanted."
     )
 
 
@@ -74,9 +87,18 @@ class SamplingBody(Body):
     )
     priority: int | None = Field(
         None,
-        ge=-(2**31),
-        le=2**31 - 1,
-        description="Extension: lower goes first where the order policy is `priority`. Default 0.",
+        ge=-MAX_PRIORITY - 1,
+        le=MAX_PRIORITY,
+        description="Extension: lower goes first where the order policy is `priority`."
+        " Default: the tenant's, or 0.",
+    )
+    targets: TargetsBody | None = Field(
+        None, description="Extension: how soon the answer is wanted. Default: the tenant's."
+    )
+    category: str | None = Field(
+        None,
+        pattern=f"^{CATEGORY.pattern}$",
+        description="Extension: the kind of request, for predictions of its length.",
     )
 
     def check_stream_options(self) -> None:

@@ -24,6 +24,7 @@ class SimulatedExecutor:
         self.clock = clock
         self.ends = 0.0
         self.rows = 0
+        self.load = StepLoad()
         self._lengths: dict[str, int] = {}
         self._result: StepResult | None = None
 
@@ -34,7 +35,7 @@ class SimulatedExecutor:
     def submit(self, step: Step) -> None:
         load = StepLoad.of(step)
         seconds = self.cost.seconds(load)
-        self.rows = load.rows
+        self.load, self.rows = load, load.rows
         self.ends = self.clock.time + seconds
         sampled = tuple(self._sample(s.sequence) if s.samples else None for s in step.slices)
         self._result = StepResult(step.id, sampled, seconds)

@@ -9,6 +9,7 @@ from typing import Final
 
 from headrace.nouns.errors import ConfigError
 from headrace.nouns.event import Sink
+from headrace.nouns.step_cost import StepLoad
 from headrace.simulation.arrival import Arrival
 from headrace.simulation.instance import Instance, ignore
 from headrace.simulation.member import Member, Outage
@@ -19,6 +20,8 @@ from headrace.simulation.served import Served
 NOBODY = "no instance of the fleet takes requests"
 Listen = Callable[[int], Sink]
 """The sink of the events of the instance with a number."""
+Watch = Callable[[int, StepLoad], None]
+"""Is told of each step that begins: on which instance, and what it computes."""
 
 # What happens, in the order in which it happens at one and the same time.
 UP, DRAIN, DOWN, ARRIVAL, END, BEGIN = range(6)
@@ -78,6 +81,7 @@ def simulate_fleet(
     router: Router,
     on_served: Callable[[Served], None],
     listen: Listen = lambda index: ignore,
+    watch: Watch | None = None,
 ) -> FleetTotals:
     """Serves ``arrivals`` (in the order of their times) to the end by ``members``.
 
@@ -92,7 +96,7 @@ def simulate_fleet(
     """
     if not members:
         raise ConfigError("a fleet has no instances; give at least one")
-    return _Fleet(members, router, on_served, listen).run(iter(arrivals))
+    return _Fleet(members, router, on_served, listen, watch).run(iter(arrivals))
 
 
 class _Post:
@@ -128,10 +132,12 @@ class _Fleet:
         router: Router,
         on_served: Callable[[Served], None],
         listen: Listen,
+        watch: Watch | None,
     ) -> None:
         self._posts: Final = [_Post(i, member, listen(i)) for i, member in enumerate(members)]
         self._router = router
         self._on_served = on_served
+        self._watch = watch
         self._totals = FleetTotals([post.totals for post in self._posts])
         self._calendar: list[tuple[float, int, int, int, int]] = []
         self._entries = 0
@@ -215,6 +221,8 @@ class _Fleet:
                 self._note(now + HELD_BACK, BEGIN, post)
             return
         post.began = now
+        if self._watch is not None:
+            self._watch(post.index, instance.executor.load)
         held = instance.memory.total - instance.memory.available
         if held > post.totals.peak_blocks:
             post.totals.peak_blocks = held

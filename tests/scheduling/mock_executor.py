@@ -8,7 +8,7 @@ from typing import Any
 
 from headrace.memory.sequence_memory import SequenceMemory
 from headrace.nouns.event import Event
-from headrace.nouns.request import Request
+from headrace.nouns.request import Request, Targets
 from headrace.nouns.sampling_params import SamplingParams
 from headrace.nouns.sequence import Sequence, Wait
 from headrace.nouns.step import Sampled, Step, StepResult
@@ -25,6 +25,7 @@ from headrace.scheduling.registry import create
 from headrace.scheduling.scheduler import NO_TERMS, Policies, Scheduler
 
 VOCAB = 1000
+NO_TARGETS = Targets()
 
 
 def next_token(tokens: list[int], index: int = 0) -> int:
@@ -134,6 +135,8 @@ def make_request(
     priority: int = 0,
     tenant: str = "default",
     eos: frozenset[int] = frozenset(),
+    targets: Targets = NO_TARGETS,
+    category: str = "",
 ) -> Request:
     return Request(
         id=id,
@@ -145,6 +148,8 @@ def make_request(
         priority=priority,
         tenant=tenant,
         eos_ids=eos,
+        targets=targets,
+        category=category,
     )
 
 

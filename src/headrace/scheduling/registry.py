@@ -9,14 +9,26 @@ from typing import Any
 from headrace.nouns.errors import ConfigError
 from headrace.scheduling.admission import Reserve, Watermark
 from headrace.scheduling.batching import PrefillFirst, StallFree, Static
+from headrace.scheduling.deadline_order import LeastSlack
+from headrace.scheduling.fair_order import FairShares
+from headrace.scheduling.least_lost_preemption import LeastLost
+from headrace.scheduling.lookahead_order import Lookahead
 from headrace.scheduling.order import ByPriority, FirstComeFirstServed
 from headrace.scheduling.preemption import Recompute
+from headrace.scheduling.shortest_order import ShortestFirst
 
 BUILT_IN: dict[str, dict[str, Callable[[], Any]]] = {
-    "order": {"fcfs": FirstComeFirstServed, "priority": ByPriority},
+    "order": {
+        "fcfs": FirstComeFirstServed,
+        "deadline": LeastSlack,
+        "fair": FairShares,
+        "lookahead": Lookahead,
+        "priority": ByPriority,
+        "shortest": ShortestFirst,
+    },
     "admission": {"reserve": Reserve, "watermark": Watermark},
     "batching": {"stall-free": StallFree, "prefill-first": PrefillFirst, "static": Static},
-    "preemption": {"recompute": Recompute},
+    "preemption": {"recompute": Recompute, "least-lost": LeastLost},
 }
 
 MEMBERS = {

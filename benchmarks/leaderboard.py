@@ -16,13 +16,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headrace.cli.calibration import calibrated_cost
-
 from benchmarks.fidelity import TARGETS, Scenario, saturation
 from benchmarks.goodput import TPOT, TTFT, run_live
 from benchmarks.in_process import add_engine_options, config_of
 from benchmarks.replay import Replayed, say, simulated
 from benchmarks.traffic import Lengths, code, conversation, recorded
+from headrace.cli.calibration import calibrated_cost
 from headrace.engine.config import EngineConfig
 
 MAX_CONTEXT = 4096
@@ -141,18 +140,19 @@ def page(scores: Sequence[Score], about: str, figure: str) -> str:
 
 PAGE = """# Leaderboard
 
-Policies on three kinds of traffic. *Rate* is the highest rate (requests a second) at which {share} of the
-requests have their first token within 1 s and the others 100 ms apart on average. *Good at 1.2x* are the
-requests a second inside both targets when 1.2 times as many arrive as the engine completes at most.
-{about}
+Policies on three kinds of traffic. *Rate* is the highest rate (requests a second) at which
+{share} of the requests have their first token within 1 s and the others 100 ms apart on average.
+*Good at 1.2x* are the requests a second inside both targets when 1.2 times as many arrive as the
+engine completes at most. {about}
 
 {table}
 
 ![Good requests a second at 1.2 times saturation]({figure})
 
-The names are those of [policies.md](policies.md); `default` is what an engine does unless told otherwise,
-the others change one policy of first come first served, `watermark`, `stall-free`, `recompute`. Every
-request states the two targets, and only `deadline` and the budget of `stall-free` and `uniform` look at them.
+The names are those of [policies.md](policies.md); `default` is what an engine does unless told
+otherwise, the others change one policy of first come first served, `watermark`, `stall-free`,
+`recompute`. Every request states the two targets, and only the order `deadline` and the budget of
+`stall-free` and `uniform` look at them.
 
 Built by `python -m benchmarks.leaderboard --live --page docs/leaderboard.md`.
 """

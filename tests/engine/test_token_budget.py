@@ -17,7 +17,8 @@ def budget_of(monkeypatch: pytest.MonkeyPatch, measured: int, **options: Any) ->
     knee = TokenBudget(measured, "the knee", ())
     monkeypatch.setattr(execution, "measure_budget", lambda built, target: knee)
     built = cast(Any, SimpleNamespace())
-    return build._token_budget(EngineConfig(**options), built)
+    found = build._token_budget(EngineConfig(**options), built)
+    return found.tokens, found.reason
 
 
 def test_the_users_number_stands(monkeypatch: pytest.MonkeyPatch) -> None:

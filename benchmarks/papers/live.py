@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence as Items
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class LiveEngine:
             lambda line: print(f"  {line}", file=sys.stderr),
         )
         engine = self._built.engine
-        self._executor: Any = engine.executor
+        self._executor = cast(Any, engine.executor)
         self._sampler = self._executor.sampler
         self.limits = engine.scheduler.limits
         self.blocks = self._built.total_blocks

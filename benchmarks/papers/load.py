@@ -43,9 +43,13 @@ class Ask:
 
 @dataclass(slots=True)
 class Answer:
-    """``times`` are those of the output tokens, in seconds on the clock of ``Ask.at``."""
+    """``times`` are those of the output tokens, in seconds on the clock of ``Ask.at``.
+
+    ``admitted`` is when it first started; only simulated engines tell.
+    """
 
     ask: Ask
+    admitted: float = 0.0
     times: array[float] = field(default_factory=lambda: array("d"))
     cached: int = 0
     preemptions: int = 0

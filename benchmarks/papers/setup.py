@@ -25,6 +25,7 @@ class Setup:
     batching: str = "stall-free"
     preemption: str = "recompute"
     token_budget: int | None = None
+    step_tokens: int | None = None
     sequences: int = 64
     blocks: int | None = None
     prefix_cache: bool = False
@@ -40,8 +41,8 @@ class Setup:
         )
 
     def limits(self, token_budget: int, step_tokens: int) -> Limits:
-        budget = self.token_budget or token_budget
-        return Limits(min(budget, step_tokens), step_tokens, self.sequences)
+        most = max(min(self.step_tokens or step_tokens, step_tokens), self.sequences)
+        return Limits(min(self.token_budget or token_budget, most), most, self.sequences)
 
     def describe(self) -> str:
         """Policies in the order of a scheduler: order, admission, batching, preemption."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.papers.load import Answer, Ask, Ran
@@ -13,8 +13,8 @@ from headrace.nouns.sequence import Sequence
 from headrace.nouns.step_cost import StepCost
 from headrace.scheduling.scheduler import Policies
 from headrace.simulation.arrival import Arrival
-from headrace.simulation.instance import InstanceSpec
-from headrace.simulation.run import simulate
+from headrace.simulation.instance import Instance, InstanceSpec
+from headrace.simulation.run import HELD_BACK, simulate
 from headrace.simulation.served import Served
 
 UNBOUNDED = 1 << 30
@@ -40,8 +40,41 @@ class SimulatedEngine:
 
     def run(self, asks: Items[Ask], setup: Setup) -> Ran:
         """All asks at their times until every one has ended. Raises RuntimeError on a failure."""
-        watch = _Watch()
-        spec = _WatchedSpec(
+        watch = _Watch([Answer(ask) for ask in asks])
+        due = sorted(range(len(asks)), key=lambda i: asks[i].at + asks[i].held)
+        arrivals = (_arrival(str(i), asks[i], asks[i].at + asks[i].held) for i in due)
+        simulate(arrivals, self._spec(setup, watch), watch.ended, watch)
+        return Ran(watch.answers, watch.steps, watch.padding)
+
+    def run_clients(self, asks: Items[Ask], clients: int, setup: Setup) -> Ran:
+        """A closed loop: each client sends the next ask when its last one has been answered."""
+        watch = _Watch([Answer(ask) for ask in asks])
+        instance = Instance(self._spec(setup, watch), watch)
+        now, sent = 0.0, 0
+
+        def send(count: int) -> None:
+            nonlocal sent
+            for index in range(sent, min(sent + count, len(asks))):
+                watch.answers[index].ask = replace(asks[index], at=now)
+                refused = instance.offer(_arrival(str(index), asks[index], now), now)
+                assert refused is None, "an ask that does not fit"
+            sent = min(sent + count, len(asks))
+
+        send(clients)
+        while instance.has_work:
+            end = instance.begin(now)
+            if end is None:  # a policy holds everybody back
+                now += HELD_BACK
+                continue
+            now = end
+            served = instance.finish()
+            for each in served:
+                watch.ended(each)
+            send(len(served))
+        return Ran(watch.answers, watch.steps, watch.padding)
+
+    def _spec(self, setup: Setup, watch: _Watch) -> InstanceSpec:
+        return _WatchedSpec(
             cost=self.cost,
             num_blocks=min(setup.blocks or self.blocks, self.blocks),
             limits=setup.limits(self.token_budget, self.step_tokens),
@@ -55,23 +88,11 @@ class SimulatedEngine:
             tenants=setup.tenants,
             watch=watch,
         )
-        due = sorted(range(len(asks)), key=lambda i: asks[i].at + asks[i].held)
-        answers = {str(i): Answer(ask) for i, ask in enumerate(asks)}
-
-        def book(served: Served) -> None:
-            answer = answers[served.arrival.id]
-            if not served.completed:
-                raise RuntimeError(f"a simulated request failed: {served.refusal or served.finish}")
-            answer.times.extend(watch.times.pop(served.arrival.id))
-            answer.cached, answer.preemptions = served.cached, served.preemptions
-
-        simulate((_arrival(str(i), asks[i]) for i in due), spec, book, watch)
-        return Ran(list(answers.values()), watch.steps, watch.padding)
 
 
-def _arrival(id: str, ask: Ask) -> Arrival:
+def _arrival(id: str, ask: Ask, at: float) -> Arrival:
     return Arrival(
-        at=ask.at + ask.held,
+        at=at,
         prompt_tokens=ask.prompt,
         output_tokens=ask.output,
         max_tokens=ask.bound,
@@ -84,11 +105,14 @@ def _arrival(id: str, ask: Ask) -> Arrival:
 
 @dataclass(slots=True)
 class _Watch:
-    """Counts steps and padding as an event sink; has each request's token times from the hook."""
+    """Fills answers: token times from the policy's hook, the rest as requests end.
 
+    As an event sink it counts steps and padding.
+    """
+
+    answers: list[Answer]
     steps: int = 0
     padding: int = 0
-    times: dict[str, list[float]] = field(default_factory=dict)
 
     def __call__(self, event: Event) -> None:
         if event.kind is Kind.PLANNED:
@@ -96,7 +120,14 @@ class _Watch:
             self.padding += int(event.data["padding"])
 
     def won(self, seq: Sequence, now: float) -> None:
-        self.times.setdefault(seq.request.id, []).append(now)
+        self.answers[int(seq.request.id)].times.append(now)
+
+    def ended(self, served: Served) -> None:
+        if not served.completed or served.admitted is None:
+            raise RuntimeError(f"a simulated request failed: {served.refusal or served.finish}")
+        answer = self.answers[int(served.arrival.id)]
+        answer.admitted = served.admitted
+        answer.cached, answer.preemptions = served.cached, served.preemptions
 
 
 class _Watched:

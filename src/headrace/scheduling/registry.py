@@ -11,6 +11,7 @@ from headrace.scheduling.admission import Reserve, Watermark
 from headrace.scheduling.batching import PrefillFirst, StallFree, Static
 from headrace.scheduling.deadline_order import LeastSlack
 from headrace.scheduling.fair_order import FairShares
+from headrace.scheduling.future_admission import Future
 from headrace.scheduling.least_lost_preemption import LeastLost
 from headrace.scheduling.lookahead_order import Lookahead
 from headrace.scheduling.order import ByPriority, FirstComeFirstServed
@@ -26,7 +27,7 @@ BUILT_IN: dict[str, dict[str, Callable[[], Any]]] = {
         "priority": ByPriority,
         "shortest": ShortestFirst,
     },
-    "admission": {"reserve": Reserve, "watermark": Watermark},
+    "admission": {"reserve": Reserve, "watermark": Watermark, "future": Future},
     "batching": {"stall-free": StallFree, "prefill-first": PrefillFirst, "static": Static},
     "preemption": {"recompute": Recompute, "least-lost": LeastLost},
 }

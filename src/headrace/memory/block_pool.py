@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 
 
 class BlockPool:
@@ -20,7 +21,8 @@ class BlockPool:
         self._on_reuse = on_reuse
         self._references = [0] * num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))
-        self._kept: dict[int, None] = {}  # insertion order is release order
+        # In the order of release. A plain dict is slow to take its first item from.
+        self._kept: OrderedDict[int, None] = OrderedDict()
 
     @property
     def available(self) -> int:
@@ -43,13 +45,28 @@ class BlockPool:
         if self._free:
             block = self._free.pop()
         elif self._kept:
-            block = next(iter(self._kept))
-            del self._kept[block]
+            block, _ = self._kept.popitem(last=False)
             self._on_reuse(block)
         else:
             return None
         self._references[block] = 1
         return block
+
+    def take_many(self, count: int) -> list[int]:
+        """As ``take``, so many times; so many have to be available."""
+        if not count:
+            return []
+        free = self._free
+        blocks = free[: -count - 1 : -1]
+        del free[-count:]
+        for _ in range(count - len(blocks)):
+            block, _ = self._kept.popitem(last=False)
+            self._on_reuse(block)
+            blocks.append(block)
+        references = self._references
+        for block in blocks:
+            references[block] = 1
+        return blocks
 
     def share(self, block: int) -> None:
         """One more reference to a held or kept block."""
@@ -67,6 +84,17 @@ class BlockPool:
                 self._kept[block] = None
             else:
                 self._free.append(block)
+
+    def release_own(self, blocks: Iterable[int], keep: bool) -> None:
+        """As ``release``, one after another; each of them has just one reference."""
+        references = self._references
+        for block in blocks:
+            assert references[block] == 1, f"block {block} is not its holder's own"
+            references[block] = 0
+        if keep:
+            self._kept.update(dict.fromkeys(blocks))
+        else:
+            self._free.extend(blocks)
 
     def clear_kept(self) -> int:
         """Gives up the content of every kept block; returns how many."""

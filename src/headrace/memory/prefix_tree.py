@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Hashable, ItemsView, Sequence
+from functools import lru_cache
 
 Digest = bytes
 
 
+@lru_cache(maxsize=1024)
 def root_digest(salt: str) -> Digest:
     """The digest every prefix of one tenant starts from; other tenants never match it."""
     name = salt.encode(errors="surrogatepass")  # any string names a tenant, valid Unicode or not
@@ -72,8 +74,10 @@ class PrefixTree:
         return True
 
     def drop(self, block: int) -> None:
-        """The block's content is given up."""
-        del self._ready[self._of_block.pop(block)]
+        """The block's content is given up; it may have been nobody's."""
+        digest = self._of_block.pop(block, None)
+        if digest is not None:
+            del self._ready[digest]
 
     def check_integrity(self) -> None:
         """Blocks and digests agree; nothing is ready and pending at once."""

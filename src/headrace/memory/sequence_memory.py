@@ -10,13 +10,20 @@ from headrace.memory.prefix_tree import Digest, PrefixTree, block_digest, root_d
 from headrace.nouns.sequence import Sequence
 
 Copy = tuple[int, int]
+EVERYBODYS = 1 << 60
+"""As the limit of a chain: any of its blocks may be others' content, too."""
 
 
 @dataclass(slots=True)
 class _Chain:
-    """A sequence's digests, one per full block; the first ``published`` are settled."""
+    """A sequence's digests, one per full block; the first ``published`` are settled.
+
+    Beyond the first ``limit`` nobody can ask for one, but the sequence itself if it yields and
+    returns; those are published when it yields.
+    """
 
     root: Digest
+    limit: int
     digests: list[Digest] = field(default_factory=list)
     published: int = 0
     announced: list[Digest] = field(default_factory=list)
@@ -27,7 +34,8 @@ class SequenceMemory:
 
     Full blocks are shared by content among the sequences of one tenant; a block that two
     sequences would write to is copied first (``grow`` returns the copies to make). With
-    ``prefix_cache`` off only forked siblings share.
+    ``prefix_cache`` off only forked siblings share. What is known to be nobody else's content
+    (``Request.common``) is not looked for, and kept all the same.
     """
 
     def __init__(self, num_blocks: int, block_size: int, prefix_cache: bool = True) -> None:
@@ -110,7 +118,8 @@ class SequenceMemory:
         chain = self._chain(seq)
         chain.published = len(blocks)
         if self.prefix_cache:
-            for digest in self._digests(seq, len(seq.tokens))[len(blocks) :]:
+            known = min(len(seq.tokens), chain.limit * self.block_size)
+            for digest in self._digests(seq, known)[len(blocks) :]:
                 if self.tree.owner(digest) is None and self.tree.block(digest) is None:
                     self.tree.announce(digest, seq)
                     chain.announced.append(digest)
@@ -146,8 +155,8 @@ class SequenceMemory:
             seq.blocks[tail] = private
             copies.append((source, private))
             self.pool.release(source, self.tree.holds(source))
-        for _ in range(count):
-            seq.blocks.append(self._take())
+        if count > 0:
+            seq.blocks += self.pool.take_many(count)
         return copies
 
     def commit(self, seq: Sequence) -> None:
@@ -155,13 +164,7 @@ class SequenceMemory:
         if not self.prefix_cache:
             return
         chain = self._chain(seq)
-        full = seq.computed // self.block_size
-        if full <= chain.published:
-            return
-        digests = self._digests(seq, seq.computed)
-        for i in range(chain.published, full):
-            self.tree.publish(digests[i], seq.blocks[i])
-        chain.published = full
+        self._publish(seq, chain, min(seq.computed // self.block_size, chain.limit))
 
     def release(self, seq: Sequence, keep: bool = True) -> None:
         """Takes back everything; shared content is kept for later as long as memory lasts.
@@ -169,12 +172,16 @@ class SequenceMemory:
         With ``keep`` off, what nobody else holds is given up: a sequence that ended in an error
         may have left numbers in its blocks that would spoil whoever finds them.
         """
-        chain = self._chains.pop(seq, None)
+        chain = self._chains.get(seq)
+        blocks = seq.blocks
         if chain is not None:
             for digest in chain.announced:
                 self.tree.retract(digest, seq)
+            if chain.limit < EVERYBODYS:
+                blocks = self._release_own(seq, chain, keep)
+            del self._chains[seq]
         # Last block first: reuse then takes leaves before the prefixes they stand on.
-        for block in reversed(seq.blocks):
+        for block in reversed(blocks):
             if not keep and self.tree.holds(block) and self.pool.references(block) == 1:
                 self.tree.drop(block)
             self.pool.release(block, self.tree.holds(block))
@@ -219,8 +226,39 @@ class SequenceMemory:
     def _chain(self, seq: Sequence) -> _Chain:
         chain = self._chains.get(seq)
         if chain is None:
-            chain = self._chains[seq] = _Chain(root_digest(seq.request.tenant))
+            request = seq.request
+            limit = EVERYBODYS
+            if request.common is not None and request.n == 1:  # siblings share all
+                limit = request.common // self.block_size
+            chain = self._chains[seq] = _Chain(root_digest(request.tenant), limit)
         return chain
+
+    def _publish(self, seq: Sequence, chain: _Chain, full: int) -> None:
+        """Settles the first ``full`` blocks."""
+        if full <= chain.published:
+            return
+        digests = self._digests(seq, full * self.block_size)
+        for i in range(chain.published, full):
+            self.tree.publish(digests[i], seq.blocks[i])
+        chain.published = full
+
+    def _release_own(self, seq: Sequence, chain: _Chain, keep: bool) -> list[int]:
+        """Takes back what only ``seq`` can ever have used; the blocks that are left.
+
+        One that ends never comes back for it, but it is kept as if: others' content is given up
+        no sooner and no later than if it had been published.
+        """
+        if not self.prefix_cache:
+            self.pool.release_own(seq.blocks[::-1], keep=False)
+            return []
+        full = seq.computed // self.block_size
+        if not seq.finished:
+            self._publish(seq, chain, full)
+            return seq.blocks
+        self.pool.release_own(seq.blocks[: full - 1 if full else None : -1], keep=False)
+        first = min(chain.published, full)
+        self.pool.release_own(seq.blocks[first:full][::-1], keep)
+        return seq.blocks[:first]
 
     def _digests(self, seq: Sequence, tokens: int) -> list[Digest]:
         """Digests of the full blocks among the first ``tokens`` tokens."""
@@ -233,7 +271,10 @@ class SequenceMemory:
 
     def _prefix_digests(self, seq: Sequence) -> list[Digest]:
         """Digests that a start could use: full blocks before the last known token."""
-        return self._digests(seq, len(seq.tokens) - 1)
+        known = len(seq.tokens) - 1
+        if not seq.preemptions:
+            known = min(known, self._chain(seq).limit * self.block_size)
+        return self._digests(seq, known)
 
     def _ready_prefix(self, seq: Sequence) -> list[int]:
         blocks: list[int] = []

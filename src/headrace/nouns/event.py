@@ -40,3 +40,7 @@ class Event:
 
 
 Sink = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The sink where nobody listens: who has it need not make events at all."""

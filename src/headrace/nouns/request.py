@@ -64,6 +64,8 @@ class Request:
     sequence's index and the token's position only, never on the batch.
     A lower ``priority`` number is served first. ``tenant`` also salts the prefix cache.
     ``category`` names the kind of request (whose outputs are about equally long), for predictions.
+    ``common`` is set where it is known how many tokens of the prompt's beginning others' may have,
+    too: a simulation need not look for anybody with the rest.
     """
 
     id: str
@@ -78,6 +80,7 @@ class Request:
     priority: int = 0
     targets: Targets = Targets()
     category: str = ""
+    common: int | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt:

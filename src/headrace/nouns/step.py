@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from headrace.nouns.sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(NamedTuple):
     """Tokens ``[start, start + length)`` of a sequence, to be computed in one step.
 
     ``samples`` is true when the slice ends at the sequence's last known token, so that its
@@ -33,6 +33,8 @@ class Step:
     are read before any destination is written.
     ``padding`` rows are computed and thrown away (request-level batching pads; nothing else does).
     ``budget`` is the token budget it was planned under, ``reason`` why it looks as it does.
+    ``steady`` sequences have a row each beside the slices and see ``steady_pairs`` positions
+    together; only simulated steps have any (see ``scheduling.cohort``).
     """
 
     id: int
@@ -42,11 +44,13 @@ class Step:
     budget: int = 0
     planned_at: float = 0.0
     reason: str = ""
+    steady: int = 0
+    steady_pairs: int = 0
 
     @property
     def tokens(self) -> int:
         """Rows computed for somebody (padding excluded)."""
-        return sum(s.length for s in self.slices)
+        return sum([s.length for s in self.slices]) + self.steady
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,7 @@ class Work:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(NamedTuple):
     """The token that a sampling slice chose, or the error that ends its sequence.
 
     ``logprob`` and ``top`` (token id, log-probability; most likely first) are set when asked for.

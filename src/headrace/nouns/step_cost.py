@@ -42,12 +42,16 @@ class StepLoad:
     @classmethod
     def of(cls, step: Step) -> StepLoad:
         """The counts of a step."""
-        return cls.sum(step.slices, step.padding)
+        return cls.sum(step.slices, step.padding, step.steady, step.steady_pairs)
 
     @classmethod
-    def sum(cls, slices: Iterable[Slice], padding: int = 0) -> StepLoad:
-        """The counts of slices that are computed together."""
-        rows = count = decodes = samples = pairs = decode_pairs = sample_pairs = read = 0
+    def sum(
+        cls, slices: Iterable[Slice], padding: int = 0, steady: int = 0, steady_pairs: int = 0
+    ) -> StepLoad:
+        """The counts of slices that are computed together, and of steady decodes beside them."""
+        rows = count = decodes = samples = steady
+        pairs = decode_pairs = sample_pairs = steady_pairs
+        read = steady_pairs - steady
         for slice in slices:
             start, length = slice.start, slice.length
             seen = length * (2 * start + length + 1) // 2

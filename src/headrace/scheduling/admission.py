@@ -32,6 +32,8 @@ class Watermark:
     section 4.5).
     """
 
+    looks_at_running = False
+
     def __init__(self, share: float = 0.01) -> None:
         self.share = share
 

@@ -14,13 +14,10 @@ class StallFree:
     """
 
     def fill(self, round: PlanningRound) -> str:
-        started = round.running()
-        decodes = [seq for seq in started if seq.uncomputed == 1]
-        for seq in decodes:
-            round.take(seq, 1)
+        round.decode_all()
         decoding = round.spent
-        for seq in started:
-            if seq.uncomputed > 1 and round.spent < round.budget:
+        for seq in round.prefilling():
+            if round.spent < round.budget:
                 round.take(seq, min(seq.uncomputed, round.budget - round.spent))
         while round.spent < round.budget:
             new = round.admit()
@@ -39,8 +36,8 @@ class PrefillFirst:
     """
 
     def fill(self, round: PlanningRound) -> str:
-        for seq in round.running():
-            if seq.uncomputed > 1 and round.spent < round.limit:
+        for seq in round.prefilling():
+            if round.spent < round.limit:
                 round.take(seq, min(seq.uncomputed, round.limit - round.spent))
         while round.spent < round.limit:
             new = round.admit()
@@ -49,8 +46,7 @@ class PrefillFirst:
             round.take(new, min(new.uncomputed, round.limit - round.spent))
         if round.spent:
             return f"{round.spent} prefill tokens; decodes wait for them"
-        for seq in round.running():
-            round.take(seq, 1)
+        round.decode_all()
         return f"{round.spent} decodes; no prompt may start"
 
 

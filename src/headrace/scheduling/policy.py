@@ -94,7 +94,11 @@ class MemoryView(Protocol):
 
 
 class AdmissionPolicy(Protocol):
-    """May this sequence start now?"""
+    """May this sequence start now?
+
+    One that does not look into ``running`` (but perhaps at its length) may say so by an attribute
+    ``looks_at_running`` that is false; simulations are the faster for it.
+    """
 
     def refusal(self, seq: Sequence, running: list[Sequence], memory: MemoryView) -> str | None:
         """None to admit, otherwise the reason to wait (a short clause for people to read).
@@ -117,6 +121,18 @@ class PlanningRound(Protocol):
 
     def running(self) -> list[Sequence]:
         """Started sequences that may be scheduled, best rank first."""
+        ...
+
+    def decode_all(self) -> None:
+        """Takes one row of every started sequence that has just one left, best rank first.
+
+        ``spent`` says how many. Those without room yield, as with ``take``. It is the same as
+        taking them one by one, and what policies should prefer: a simulation need not touch each.
+        """
+        ...
+
+    def prefilling(self) -> list[Sequence]:
+        """Those of ``running`` that have more than one token uncomputed."""
         ...
 
     def take(self, seq: Sequence, length: int) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from headrace.memory.sequence_memory import Copy, SequenceMemory
-from headrace.nouns.event import Event, Kind, Sink
+from headrace.nouns.event import Event, Kind, Sink, ignore
 from headrace.nouns.sequence import Sequence, Status, Wait
 from headrace.nouns.step import Slice
+from headrace.scheduling.cohort import Cohort
 from headrace.scheduling.policy import AdmissionPolicy, PreemptionPolicy, Queue
 from headrace.scheduling.thrash_guard import ThrashGuard
 from headrace.scheduling.usage import Usage
@@ -23,10 +24,13 @@ class Desk:
     """What all rounds of a scheduler share.
 
     ``running`` are the started sequences with their ranks, the smallest the best; ``rank`` gives
-    one its rank. ``in_flight`` are those in steps that are not committed yet.
+    one its rank. ``loose`` are those of them that are in no ``cohort``: all, if there is none.
+    ``in_flight`` are those in steps that are not committed yet.
     """
 
     running: dict[Sequence, Any]
+    loose: dict[Sequence, Any]
+    cohort: Cohort | None
     in_flight: set[Sequence]
     queue: Queue
     usage: Usage
@@ -38,6 +42,7 @@ class Desk:
     guard: ThrashGuard
     admitted: tuple[Callable[..., None], ...]
     preempted: tuple[Callable[..., None], ...]
+    looks_at_running: bool
     emit: Sink
 
 
@@ -57,7 +62,10 @@ class Round:
         self.slices: dict[Sequence, Slice] = {}
         self.copies: dict[Sequence, list[Copy]] = {}
         self._desk = desk
+        self.steady = 0  # members of the cohort with a row in this step
         self._running, self._in_flight = desk.running, desk.in_flight
+        self._loose, self._cohort = desk.loose, desk.cohort
+        self._decodes = 0  # slices that decode_all has made
         self._queue, self._memory = desk.queue, desk.memory
         self.explained: dict[Sequence, None] = {}  # waiting sequences that were told why
         self._short = False  # a running sequence found no free block
@@ -66,7 +74,51 @@ class Round:
         self._passed = 0  # how many of them wait for a prefix
 
     def running(self) -> list[Sequence]:
+        self._scatter()
         return sorted(self._candidates(), key=self._running.__getitem__)
+
+    def prefilling(self) -> list[Sequence]:
+        return self._ranked(seq for seq in self._loose if len(seq.tokens) - seq.computed > 1)
+
+    def decode_all(self) -> None:
+        cohort = self._cohort
+        if cohort is not None and len(cohort):
+            cohort.part()
+            need = cohort.due + sum(self._memory.missing(s, s.computed + 1) for s in self._ready())
+            if need <= self._memory.available:
+                self.steady = cohort.depart()
+                self.spent += self.steady
+            else:
+                cohort.dissolve()
+        for seq in self._ready():
+            self.take(seq, 1)
+        self._decodes = len(self.slices)
+
+    def _ready(self) -> list[Sequence]:
+        """Those that would decode."""
+        return self._ranked(seq for seq in self._loose if len(seq.tokens) - seq.computed == 1)
+
+    def _ranked(self, sequences: Iterable[Sequence]) -> list[Sequence]:
+        """Those of them that no step in flight holds, best rank first."""
+        flying = self._in_flight
+        found = [seq for seq in sequences if seq not in flying] if flying else list(sequences)
+        if len(found) > 1:
+            found.sort(key=self._running.__getitem__)
+        return found
+
+    def _scatter(self) -> None:
+        """Gives up the cohort: its members' rows become slices of their own."""
+        cohort = self._cohort
+        if cohort is None or not len(cohort):
+            return
+        planned, members = self.steady, cohort.dissolve()
+        if planned:
+            slices = list(self.slices.values())
+            decodes = slices[: self._decodes]
+            decodes += [Slice(seq, seq.computed, 1, True) for seq in members]
+            decodes.sort(key=lambda slice: self._running[slice.sequence])
+            self.slices = {s.sequence: s for s in decodes + slices[self._decodes :]}
+            self.steady = 0
 
     def take(self, seq: Sequence, length: int) -> bool:
         computed, known = seq.computed, len(seq.tokens)
@@ -95,6 +147,7 @@ class Round:
     def _make_room(self, seq: Sequence, upto: int) -> list[Copy] | None:
         """Lets others yield until ``seq`` can grow; None if it has to yield or wait itself."""
         self._short = True
+        self._scatter()
         while True:
             rank = self._running.__getitem__
             victim = self._desk.preemption.victim(self._candidates(), seq, rank)
@@ -147,7 +200,7 @@ class Round:
 
     def close(self) -> None:
         """The policy is done: whoever would have been next waits for the step's room."""
-        if self._closed or not self.slices or self._passed >= LOOK_AHEAD:
+        if self._closed or not (self.slices or self.steady) or self._passed >= LOOK_AHEAD:
             return
         if self._position < len(self._queue):
             detail = f"the step has no room left: {self.spent} tokens of {self.budget}"
@@ -166,6 +219,8 @@ class Round:
         held = self._desk.guard.refusal(seq, len(self._running), self.now)
         if held is not None:
             return Wait.MEMORY, held
+        if self._cohort is not None and self._desk.looks_at_running:
+            self._cohort.settle()
         refusal = self._desk.admission.refusal(seq, list(self._running), self._memory)
         return None if refusal is None else (Wait.MEMORY, refusal)
 
@@ -194,15 +249,14 @@ class Round:
             seq.admitted_at = self.now
         seq.status = Status.RUNNING
         self._desk.usage.started(seq)
-        self._running[seq] = self._desk.rank(seq, self.now)
+        self._loose[seq] = self._running[seq] = self._desk.rank(seq, self.now)
         for admitted in self._desk.admitted:
             admitted(seq, found, self.now)
         seq.set_wait(Wait.BUDGET, self.now, "admitted, not yet in a step")
-        reason = (
-            f"shares the prompt of sibling {leader.index}" if leader else f"{found} tokens found"
-        )
-        data = {"found": found, "known": len(seq.tokens), "preemptions": seq.preemptions}
-        self._note(Kind.ADMITTED, seq, reason, data)
+        if self._desk.emit is not ignore:
+            shares = f"shares the prompt of sibling {leader.index}" if leader else None
+            data = {"found": found, "known": len(seq.tokens), "preemptions": seq.preemptions}
+            self._note(Kind.ADMITTED, seq, shares or f"{found} tokens found", data)
 
     def _preempt(self, victim: Sequence, needy: Sequence) -> None:
         lost = victim.computed
@@ -212,6 +266,7 @@ class Round:
         self.copies.pop(victim, None)
         self._memory.release(victim)
         del self._running[victim]
+        self._loose.pop(victim, None)
         victim.status = Status.WAITING
         self._desk.usage.yielded(victim)
         victim.preemptions += 1

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from headrace.memory.sequence_memory import SequenceMemory
 from headrace.nouns.errors import ContextLengthExceeded, InvalidRequest
-from headrace.nouns.event import Event, Kind, Sink
+from headrace.nouns.event import Event, Kind, Sink, ignore
 from headrace.nouns.request import Request
 from headrace.nouns.sequence import FinishReason, Sequence, Status, Wait
 from headrace.nouns.step import Sampled, Step, StepResult
 from headrace.nouns.step_cost import StepCost
 from headrace.nouns.tenant import Tenants
+from headrace.scheduling.cohort import Cohort, Foresight
 from headrace.scheduling.limits import Limits
 from headrace.scheduling.policy import (
     AdmissionPolicy,
@@ -29,8 +30,7 @@ from headrace.scheduling.thrash_guard import ThrashGuard
 from headrace.scheduling.usage import Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Gain:
+class Gain(NamedTuple):
     """A token that a sequence won in a step; it may have ended the sequence."""
 
     sequence: Sequence
@@ -77,8 +77,13 @@ class Scheduler:
         *,
         tenants: Tenants = NO_TERMS,
         cost: StepCost | None = None,
+        foresight: Foresight | None = None,
     ) -> None:
-        """``cost`` predicts step times for the policies that plan by them."""
+        """``cost`` predicts step times for the policies that plan by them.
+
+        With ``foresight`` (a simulation) steady decodes advance as a ``Cohort``, unless a policy
+        wants to be told each sequence's every token; steps and events are the same.
+        """
         policies.bind(Surroundings(memory, limits, tenants, cost, emit))
         self._arrived = policies.hooks("arrived")
         self._computed = policies.hooks("computed")
@@ -90,7 +95,13 @@ class Scheduler:
         self._policies = policies
         self._emit = emit
         self._groups: dict[str, list[Sequence]] = {}
+        self._listening = emit is not ignore
         self._running: dict[Sequence, Any] = {}  # with their ranks
+        self._loose, self._cohort = self._running, None
+        if foresight is not None and not self._computed:
+            self._loose = {}
+            self._cohort = Cohort(memory, foresight, self._running, self._loose)
+        self._left_in_flight: list[Sequence] = []  # members that ended in the step under way
         self._in_flight: set[Sequence] = set()
         self._explained: dict[Sequence, None] = {}
         self._tickets = 0
@@ -98,6 +109,8 @@ class Scheduler:
         self._guard = guard = ThrashGuard(memory, limits, emit)
         self._desk = Desk(
             running=self._running,
+            loose=self._loose,
+            cohort=self._cohort,
             in_flight=self._in_flight,
             queue=self.waiting,
             usage=self.usage,
@@ -109,11 +122,14 @@ class Scheduler:
             guard=guard,
             admitted=(*policies.hooks("admitted"), guard.admitted),
             preempted=(*policies.hooks("preempted"), guard.preempted),
+            looks_at_running=getattr(policies.admission, "looks_at_running", True),
             emit=emit,
         )
 
     @property
     def running(self) -> list[Sequence]:
+        if self._cohort is not None:
+            self._cohort.settle()
         return list(self._running)
 
     @property
@@ -122,6 +138,8 @@ class Scheduler:
 
     def sequences(self, request_id: str) -> list[Sequence]:
         """The request's sequences; empty once all have ended."""
+        if self._cohort is not None:
+            self._cohort.settle()
         return list(self._groups.get(request_id, ()))
 
     def add(self, request: Request, now: float) -> list[Sequence]:
@@ -176,8 +194,9 @@ class Scheduler:
         round.close()
         self._guard.ran(round.spent)
         self._explain(round)
-        if not round.slices:
+        if not (round.slices or round.steady):
             return None
+        cohort = self._cohort
         step = Step(
             id=self._steps,
             slices=tuple(round.slices.values()),
@@ -186,11 +205,15 @@ class Scheduler:
             budget=round.budget,
             planned_at=now,
             reason=reason,
+            steady=round.steady,
+            steady_pairs=cohort.computed + round.steady if cohort is not None else 0,
         )
         self._steps += 1
         self._in_flight.update(round.slices)
+        if not self._listening:
+            return step
         data = {
-            "slices": len(step.slices),
+            "slices": len(step.slices) + step.steady,
             "tokens": round.spent,
             "padding": step.padding,
             "waiting": len(self.waiting),
@@ -223,7 +246,11 @@ class Scheduler:
             if sampled is not None:
                 self._gain(seq, sampled, now, stopper)
                 gains.append(Gain(seq, sampled))
-        data = {"tokens": step.tokens, "elapsed": result.elapsed, "gains": len(gains)}
+        steady = self._commit_cohort(step, gains)
+        if not self._listening:
+            return gains
+        count = len(gains) + steady
+        data = {"tokens": step.tokens, "elapsed": result.elapsed, "gains": count}
         if result.work is not None and result.error is None:
             work = result.work
             data |= {"operations": work.operations, "bytes": work.bytes, "limit": work.seconds}
@@ -242,11 +269,17 @@ class Scheduler:
         """Ends a sequence for a reason found outside (a stop string, an abort)."""
         if seq.finished:
             return
+        if self._cohort is not None and seq in self._cohort:
+            if self._cohort.flying:
+                self._in_flight.add(seq)
+                self._left_in_flight.append(seq)
+            self._cohort.leave(seq)
         self.usage.left(seq)
         if seq.status is Status.WAITING:
             self.waiting.remove(seq, now)
         else:
             del self._running[seq]
+            self._loose.pop(seq, None)
         seq.set_wait(None, now)
         seq.status, seq.finish_reason, seq.finished_at = Status.FINISHED, reason, now
         seq.stop_reason, seq.error = stop_reason, error
@@ -254,8 +287,9 @@ class Scheduler:
             ended(seq, now)
         if seq not in self._in_flight:
             self._forget(seq)
-        kind = Kind.ABORTED if reason is FinishReason.ABORT else Kind.FINISHED
-        self._emit(self._end(kind, seq, now))
+        if self._listening:
+            kind = Kind.ABORTED if reason is FinishReason.ABORT else Kind.FINISHED
+            self._emit(self._end(kind, seq, now))
 
     def abort(self, request_id: str, now: float, why: str) -> list[Sequence]:
         """Ends all sequences of a request; returns those that had not ended before."""
@@ -266,6 +300,9 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Queue, running set, groups and memory agree with each other."""
+        if self._cohort is not None:
+            self._cohort.settle()
+            self._cohort.check_integrity()
         waiting = list(self.waiting)
         assert all(s.status is Status.WAITING and not s.blocks for s in waiting)
         assert all(s.status is Status.RUNNING for s in self._running)
@@ -291,11 +328,33 @@ class Scheduler:
             if seq.status is Status.WAITING and not told:
                 seq.set_wait(Wait.QUEUE, round.now, "others are ahead of it")
         self._explained = round.explained
-        if 0 < len(round.slices) < len(self._running):
-            for seq in self._running:
+        if self._cohort is not None and not round.steady and round.slices:
+            self._cohort.dissolve()  # members wait, too
+        if 0 < len(round.slices) + round.steady < len(self._running):
+            for seq in self._loose:
                 if seq.wait is None and seq not in round.slices and seq not in self._in_flight:
                     detail = f"the step's budget of {round.budget} is spent"
                     seq.set_wait(Wait.BUDGET, round.now, detail)
+
+    def _commit_cohort(self, step: Step, gains: list[Gain]) -> int:
+        """Each member of the cohort has won a token, as ``step.steady`` says; how many did.
+
+        Those of ``gains`` that go on join it.
+        """
+        cohort = self._cohort
+        if cohort is None:
+            return 0
+        for seq in self._left_in_flight:
+            self._in_flight.discard(seq)
+            self._forget(seq)
+        steady = step.steady - len(self._left_in_flight)
+        self._left_in_flight.clear()
+        if step.steady:
+            cohort.arrive()
+        for seq, _ in gains:
+            if not seq.finished:
+                cohort.join(seq)
+        return steady
 
     @staticmethod
     def _sampled(step: Step, result: StepResult) -> list[Sampled | None]:
@@ -312,8 +371,8 @@ class Scheduler:
         seq.tokens.append(token)
         if seq.first_token_at is None:
             seq.first_token_at = now
-            event = Event(Kind.FIRST_TOKEN, now, request.id, seq.index)
-            self._emit(event)
+            if self._listening:
+                self._emit(Event(Kind.FIRST_TOKEN, now, request.id, seq.index))
         if token in request.eos_ids or token in request.params.stop_token_ids:
             self.finish(seq, FinishReason.STOP, now, stop_reason=token)
         elif stopper is not None and (matched := stopper(seq, sampled)) is not None:

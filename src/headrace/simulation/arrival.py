@@ -49,8 +49,11 @@ class Arrival:
         """Tokens at the prompt's beginning that others may have, too."""
         return min(self.prompt_tokens, sum(tokens for _, tokens in self.prefix))
 
-    def request(self, serial: int) -> Request:
-        """As an engine gets it; ``serial`` makes private content and missing ids unique."""
+    def request(self, serial: int, unknown: bool = False) -> Request:
+        """As an engine gets it; ``serial`` makes private content and missing ids unique.
+
+        With ``unknown`` it is not told what content is private, as none is live.
+        """
         targets = self.targets
         if targets.deadline is not None:
             targets = Targets(targets.ttft, targets.tpot, self.at + targets.deadline)
@@ -67,6 +70,7 @@ class Arrival:
             priority=self.priority,
             targets=targets,
             category=self.category,
+            common=None if unknown or self.n > 1 else self.shared,
         )
 
     def _prompt(self, serial: int) -> tuple[int, ...]:

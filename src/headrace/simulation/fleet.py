@@ -8,10 +8,10 @@ from heapq import heappop, heappush
 from typing import Final
 
 from headrace.nouns.errors import ConfigError
-from headrace.nouns.event import Sink
+from headrace.nouns.event import Sink, ignore
 from headrace.nouns.step_cost import StepLoad
 from headrace.simulation.arrival import Arrival
-from headrace.simulation.instance import Instance, ignore
+from headrace.simulation.instance import Instance
 from headrace.simulation.member import Member, Outage
 from headrace.simulation.router import Load, Router
 from headrace.simulation.run import HELD_BACK

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from headrace.nouns.errors import ConfigError
-from headrace.nouns.event import Sink
+from headrace.nouns.event import Sink, ignore
 from headrace.simulation.arrival import Arrival
-from headrace.simulation.instance import Instance, InstanceSpec, ignore
+from headrace.simulation.instance import Instance, InstanceSpec
 from headrace.simulation.served import Served
 
 HELD_BACK = 0.001

@@ -1,0 +1,156 @@
+"""Cohort: sequences that decode steadily, moved on together by one counter."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from headrace.memory.sequence_memory import SequenceMemory
+from headrace.nouns.sequence import Sequence
+
+
+class Foresight(Protocol):
+    """Knows outputs before they are computed: a simulated executor."""
+
+    def tokens_left(self, seq: Sequence) -> int:
+        """Tokens that ``seq`` will still win before it ends, the last one included."""
+        ...
+
+    def token(self, seq: Sequence) -> int:
+        """What each of them is, but the last."""
+        ...
+
+
+class Cohort:
+    """Running sequences that win a token in every step until their known end. Simulation only.
+
+    Between its joining and its end nothing can happen to such a sequence but that it computes a
+    row and, now and then, takes a block. So a step moves one counter (``tick``) instead of each of
+    them: a member has computed ``tick`` less its offset; a calendar of ``block_size`` days says how
+    many need a block in a tick, and another one who ends. Members' own fields are brought up to
+    date when somebody has to look at them (``settle``).
+
+    ``running`` and ``loose`` are the scheduler's started sequences with their ranks: all, and
+    those that are not members.
+    """
+
+    def __init__(
+        self,
+        memory: SequenceMemory,
+        foresight: Foresight,
+        running: dict[Sequence, Any],
+        loose: dict[Sequence, Any],
+    ) -> None:
+        self.tick = 0
+        self.flying = False  # a step with a row of each member is under way
+        self._memory = memory
+        self._size = memory.block_size
+        self._foresight = foresight
+        self._running, self._loose = running, loose
+        self._offsets: dict[Sequence, int] = {}
+        self._sum = 0  # of the offsets
+        self._due = [0] * memory.block_size
+        self._ends: dict[int, list[Sequence]] = {}
+        self._purse: list[int] = []  # blocks taken for members and not yet given to them
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __contains__(self, seq: Sequence) -> bool:
+        return seq in self._offsets
+
+    @property
+    def computed(self) -> int:
+        """Tokens whose state the members have, together."""
+        return len(self._offsets) * self.tick - self._sum
+
+    @property
+    def due(self) -> int:
+        """Blocks that the members need for their next row."""
+        return self._due[self.tick % self._size]
+
+    def join(self, seq: Sequence) -> None:
+        """Takes in a sequence that has just won a token, if nobody shares what it writes."""
+        request = seq.request
+        if request.n > 1 or (request.common is None and self._memory.prefix_cache):
+            return
+        offset = self.tick - seq.computed
+        self._offsets[seq] = offset
+        self._sum += offset
+        self._due[offset % self._size] += 1
+        last = self.tick + self._foresight.tokens_left(seq) - 1
+        self._ends.setdefault(last, []).append(seq)
+        del self._loose[seq]
+
+    def leave(self, seq: Sequence) -> None:
+        """Lets a member go, up to date."""
+        last = self._settle(seq) - 1 + self._foresight.tokens_left(seq)
+        self._ends[last].remove(seq)
+        if not self._ends[last]:
+            del self._ends[last]
+        self._drop(seq)
+
+    def part(self) -> None:
+        """Lets those go that would end by their next row."""
+        for seq in self._ends.pop(self.tick, ()):
+            self._settle(seq)
+            self._drop(seq)
+
+    def dissolve(self) -> list[Sequence]:
+        """Lets everybody go; who they were, in no order."""
+        self.settle()
+        members = list(self._offsets)
+        for seq in members:
+            self._loose[seq] = self._running[seq]
+        self._offsets.clear()
+        self._ends.clear()
+        self._sum = 0
+        self._due = [0] * self._size
+        self.flying = False
+        return members
+
+    def depart(self) -> int:
+        """A row of every member is in the step being planned: takes the blocks that they need."""
+        self._purse += self._memory.pool.take_many(self.due)
+        self.flying = bool(self._offsets)
+        return len(self._offsets)
+
+    def arrive(self) -> None:
+        """That step is done: each has one token more."""
+        self.tick += 1
+        self.flying = False
+
+    def settle(self) -> None:
+        """Brings every member up to date."""
+        for seq in self._offsets:
+            self._settle(seq)
+
+    def check_integrity(self) -> None:
+        """The calendars say what the members need."""
+        missing = 0
+        for seq, offset in self._offsets.items():
+            reached = self.tick - offset
+            missing += -(-(reached + self.flying) // self._size) - len(seq.blocks)
+        assert missing == len(self._purse), f"{missing} blocks are missing, {len(self._purse)} kept"
+        assert self._sum == sum(self._offsets.values())
+        assert sum(self._due) == len(self._offsets) == sum(map(len, self._ends.values()))
+        assert self._offsets.keys() | self._loose.keys() == self._running.keys()
+        assert len(self._offsets) + len(self._loose) == len(self._running)
+
+    def _settle(self, seq: Sequence) -> int:
+        """Brings one up to date; returns the tick."""
+        computed = self.tick - self._offsets[seq]
+        gained = computed - seq.computed
+        if gained:
+            seq.tokens += [self._foresight.token(seq)] * gained
+            seq.computed = computed
+        blocks = -(-(computed + self.flying) // self._size) - len(seq.blocks)
+        if blocks:
+            seq.blocks += self._purse[-blocks:]
+            del self._purse[-blocks:]
+        return self.tick
+
+    def _drop(self, seq: Sequence) -> None:
+        offset = self._offsets.pop(seq)
+        self._sum -= offset
+        self._due[offset % self._size] -= 1
+        self._loose[seq] = self._running[seq]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from headrace.nouns.sequence import Sequence
@@ -24,25 +25,27 @@ class Lane(IntEnum):
 SHARES = {Lane.PATIENT: 1 / 4, Lane.LATE: 1 / 16}
 LEAD = {Lane.PATIENT: 30.0, Lane.LATE: 60.0}  # seconds
 LEAD_OF_TPOT = 10.0  # seconds for each second per token
+NEVER = float("inf")
+SPARE = 1024
 NEWS = 0.05  # weight of the last output in the mean length of outputs
 
 
-class LeastSlack:
-    """Least slack first, of those that can still meet their targets.
+class EarliestDue:
+    """Whose token is due first, of those that can still meet their targets.
 
-    Slack is the time until a token is due less the time that it takes to compute (``PrefillTime``).
-    A first token is due at its target; a sequence with a deadline also has to start so early that
-    the usual number of tokens is out by then; whoever yielded its memory has its next token due
-    ``tpot`` after the last. As time reduces all slacks alike, the latest possible start is a key
-    that stays. By least slack all targets are met if any order meets them (Liu and Layland, JACM
-    1973; Mok 1983), but past saturation everybody comes out late. So a sequence that can no longer
-    meet its target is *late* and yields to those that can: capacity goes to answers that still
-    count (goodput, DistServe, arXiv:2401.09670). Sequences without targets are *patient*. If
-    nobody has a target, the order is first come, first served.
+    A first token is due at its target; with a deadline a sequence has to start so early that the
+    usual number of tokens is out by then; whoever yielded its memory has its next token due
+    ``tpot`` after the last. By due times all targets are met if any order meets them (Jackson 1955;
+    Liu and Layland, JACM 1973), but past saturation everybody comes out late. So a sequence
+    without slack, due sooner than its prefill takes (``PrefillTime``), is *late* and yields to
+    those that can still be in time: capacity goes to answers that count (goodput, DistServe,
+    arXiv:2401.09670). Sequences without targets are *patient*. If nobody has a target, the order
+    is first come, first served. (By slack instead of due time long prompts go first, which
+    past saturation costs a quarter of the goodput and more: docs/policies.md.)
 
     Nobody starves. While others start, the patient are owed a quarter and the late a sixteenth of
     the tokens those have to compute, and the first of them starts as soon as its own are owed. So
-    of the late one with w tokens, its own and of the late before it, starts when at most 16 w
+    one of the late with w tokens, its own and of the late before it, starts when at most 16 w
     tokens of others have. Among the patient and among the late the earlier arrival is first.
 
     Running sequences yield memory to earlier arrivals, where one without a target counts as 30
@@ -54,7 +57,7 @@ class LeastSlack:
 
     def __init__(self) -> None:
         self._time = PrefillTime()
-        self._queue = DeadlineQueue(self.latest_start, self._time.planning)
+        self._queue = DeadlineQueue(self.due, self._time)
         self._output = 0.0  # mean length
 
     def bind(self, surroundings: Surroundings) -> None:
@@ -63,10 +66,10 @@ class LeastSlack:
     def queue(self) -> Queue:
         return self._queue
 
-    def latest_start(self, seq: Sequence) -> float:
-        """The time at which ``seq`` has to start to meet its targets; infinite if it has none."""
+    def due(self, seq: Sequence) -> float:
+        """The time at which it should have its next token; infinite if it has no target."""
         targets = seq.request.targets
-        due = float("inf")
+        due = NEVER
         if seq.first_token_at is None:
             if targets.ttft is not None:
                 due = seq.request.arrival + targets.ttft
@@ -75,7 +78,7 @@ class LeastSlack:
         if targets.deadline is not None:
             left = min(self._output, seq.request.max_tokens) - seq.output_len
             due = min(due, targets.deadline - max(left, 0.0) * self._time.step)
-        return due if due == float("inf") else due - self._time.seconds(seq.uncomputed)
+        return due
 
     def key(self, seq: Sequence, now: float) -> tuple[float, int]:
         arrival = seq.request.arrival
@@ -107,43 +110,46 @@ class LeastSlack:
 class DeadlineQueue(LanedQueue[Lane]):
     """The four lanes, and what two of them are owed. ``late`` are those that met no target.
 
-    ``latest_start`` gives a sequence's latest start; ``planning`` hears of each step's planning.
+    ``due`` gives the time of a sequence's next token.
     """
 
-    def __init__(
-        self, latest_start: Callable[[Sequence], float], planning: Callable[[float], None]
-    ) -> None:
+    def __init__(self, due: Callable[[Sequence], float], time: PrefillTime) -> None:
         super().__init__(self._choice)
         self.late: set[Sequence] = set()
-        self._latest_start, self._planning = latest_start, planning
+        self._due, self._time = due, time
+        self._latest: list[tuple[float, int, Sequence]] = []  # a heap of latest starts
         self._owed = dict.fromkeys(SHARES, 0.0)  # tokens
         self._start_from: Lane | None = None
 
     def push(self, seq: Sequence, now: float) -> None:
-        latest = self._latest_start(seq)
+        due = self._due(seq)
         if seq in self.late:
             self.put(seq, Lane.LATE, seq.request.arrival)
-        elif latest == float("inf"):
+        elif due == NEVER:
             self.put(seq, Lane.PATIENT, seq.request.arrival)
         elif seq.first_token_at is not None:
-            self.put(seq, Lane.RETURNING, latest)
-        elif latest < now:
-            self._put_late(seq)
+            self.put(seq, Lane.RETURNING, due)
         else:
-            self.put(seq, Lane.IN_TIME, latest)
+            self.put(seq, Lane.IN_TIME, due)
+            heappush(self._latest, (due - self._time.seconds(seq.uncomputed), seq.ticket, seq))
 
     def pop(self, position: int) -> Sequence:
         self._start_from = self.lane_of(self[position])
         return super().pop(position)
 
     def refresh(self, now: float) -> None:
-        self._planning(now)
+        self._time.planning(now)
         self.clear_view()
-        lane = self.lanes.get(Lane.IN_TIME)
-        while lane is not None and lane.entries and lane.entries[0][0] < now:
-            seq = lane.next
-            self.remove(seq, now)
-            self._put_late(seq)
+        latest = self._latest
+        while latest and latest[0][0] < now:
+            seq = heappop(latest)[2]
+            if self._is_in_time(seq):
+                self.remove(seq, now)
+                self.late.add(seq)
+                self.put(seq, Lane.LATE, seq.request.arrival)
+        if len(latest) > SPARE + 2 * len(self):  # most have started long before they had to
+            self._latest = [entry for entry in latest if self._is_in_time(entry[2])]
+            heapify(self._latest)
 
     def started(self, seq: Sequence, tokens: int) -> None:
         """The sequence popped last runs and has so many tokens to compute."""
@@ -155,9 +161,8 @@ class DeadlineQueue(LanedQueue[Lane]):
             else:
                 self._owed[lane] = 0.0
 
-    def _put_late(self, seq: Sequence) -> None:
-        self.late.add(seq)
-        self.put(seq, Lane.LATE, seq.request.arrival)
+    def _is_in_time(self, seq: Sequence) -> bool:
+        return seq in self and self.lane_of(seq) is Lane.IN_TIME
 
     def _choice(self) -> Lane | None:
         lanes = self.lanes

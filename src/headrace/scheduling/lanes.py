@@ -59,6 +59,9 @@ class LanedQueue(Generic[Name]):
     def __len__(self) -> int:
         return len(self._home)
 
+    def __contains__(self, seq: Sequence) -> bool:
+        return seq in self._home
+
     def __iter__(self) -> Iterator[Sequence]:
         return (self[position] for position in range(len(self)))
 

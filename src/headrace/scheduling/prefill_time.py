@@ -7,38 +7,46 @@ from headrace.nouns.step_cost import StepCost, StepLoad
 from headrace.scheduling.limits import Limits
 
 RECENT = 0.2  # weight of the last step in the mean step time
+NEWS = 0.05  # weight of the last first token in what is learnt from them
 CONFIDENCE = 0.9
-SPEED = 0.1  # of learning
-LEAST, MOST = 0.25, 8.0
+SPEED = 0.1  # of the allowance, in steps
 
 
 class PrefillTime:
-    """Full steps needed, times the time of one, times a factor learnt from what came true.
+    """Full steps needed, times the time of one, corrected by what came true.
 
     A step has its budget less a token for each running sequence for prefill. Its time is what
-    ``cost`` predicts of such a step; without a cost it is the mean of the last steps. Seldom is
-    either right for a server that shapes its steps itself, so the ratio of true to predicted time
-    is learnt: the factor moves up by 9 ``SPEED`` parts where the truth was longer and down by one
-    where it was not, so it settles at the ``CONFIDENCE`` quantile (stochastic approximation,
-    Robbins and Monro, 1951). ``step`` is the mean time of the last steps in seconds.
+    ``cost`` predicts of such a step; without a cost it is the mean of the last steps. Neither is
+    right for a server that shapes its steps itself, so two corrections are learnt from first
+    tokens: a factor, the true by the predicted times in sum, so that long prompts weigh most; and
+    an allowance in seconds that is added to it, moved up by 9 parts where the truth was longer and
+    down by one where it was not, so that it settles at the ``CONFIDENCE`` quantile of what is left
+    (stochastic approximation, Robbins and Monro, 1951). ``step`` is the mean time of the last
+    steps in seconds.
     """
 
     def __init__(self) -> None:
-        self.factor = 1.0
+        self.step = 0.0
+        self.allowance = 0.0
         self._budget = 1
         self._cost: StepCost | None = None
         self._running: dict[Sequence, int] = {}  # with the tokens known at the start
         self._known = 0  # their sum
         self._predicted: dict[Sequence, tuple[float, float]] = {}  # start, seconds; no token yet
-        self.step = 0.0
+        self._sums = (0.0, 0.0)  # true and predicted seconds, the newest weighing most
         self._planned: float | None = None  # the last plan, if something ran then
 
     def bind(self, limits: Limits, cost: StepCost | None) -> None:
         self._budget, self._cost = limits.token_budget, cost
 
+    @property
+    def factor(self) -> float:
+        true, predicted = self._sums
+        return true / predicted if predicted else 1.0
+
     def seconds(self, tokens: int) -> float:
         """From the start of a sequence with so many tokens to compute to its next token."""
-        return self.factor * self._full_steps(tokens)
+        return self.factor * self._full_steps(tokens) + self.allowance
 
     def planning(self, now: float) -> None:
         """A step is about to be planned."""
@@ -69,9 +77,14 @@ class PrefillTime:
         for seq in [seq for seq in self._predicted if seq.first_token_at is not None]:
             start, predicted = self._predicted.pop(seq)
             assert seq.first_token_at is not None
-            late = seq.first_token_at - start > self.factor * predicted
-            self.factor *= 1 + SPEED * (CONFIDENCE if late else CONFIDENCE - 1)
-            self.factor = min(max(self.factor, LEAST), MOST)
+            true = seq.first_token_at - start
+            longer = true > self.factor * predicted + self.allowance
+            move = CONFIDENCE if longer else CONFIDENCE - 1
+            self.allowance = max(0.0, self.allowance + SPEED * self.step * move)
+            self._sums = (
+                (1 - NEWS) * self._sums[0] + NEWS * true,
+                (1 - NEWS) * self._sums[1] + NEWS * predicted,
+            )
 
     def _full_steps(self, tokens: int) -> float:
         running = len(self._running)

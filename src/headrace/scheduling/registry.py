@@ -9,7 +9,7 @@ from typing import Any
 from headrace.nouns.errors import ConfigError
 from headrace.scheduling.admission import Reserve, Watermark
 from headrace.scheduling.batching import PrefillFirst, StallFree, Static
-from headrace.scheduling.deadline_order import LeastSlack
+from headrace.scheduling.deadline_order import EarliestDue
 from headrace.scheduling.fair_order import FairShares
 from headrace.scheduling.future_admission import Future
 from headrace.scheduling.least_lost_preemption import LeastLost
@@ -21,7 +21,7 @@ from headrace.scheduling.shortest_order import ShortestFirst
 BUILT_IN: dict[str, dict[str, Callable[[], Any]]] = {
     "order": {
         "fcfs": FirstComeFirstServed,
-        "deadline": LeastSlack,
+        "deadline": EarliestDue,
         "fair": FairShares,
         "lookahead": Lookahead,
         "priority": ByPriority,

@@ -65,7 +65,7 @@ def of_error(error: HeadraceError) -> Failure:
     if isinstance(error, QueueFull):
         seconds = max(1, math.ceil(error.retry_after))
         headers = {"Retry-After": str(seconds)}
-        return Failure(429, str(error), code="queue_full", headers=headers)
+        return Failure(429, str(error), code=error.code, headers=headers)
     if isinstance(error, EngineStopped):
         return Failure(503, str(error), code="engine_stopped", headers={"Retry-After": "5"})
     return Failure(500, str(error), code="engine_error")

@@ -80,7 +80,8 @@ class Generation:
 
     def start(self) -> None:
         """Submits all requests, or none and raises what the engine raised."""
-        wanted, most = len(self._requests) * self._n, self._engine.max_queue
+        wanted = len(self._requests) * self._n
+        most = self._engine.most_waiting(self._requests[0].tenant)
         if wanted > most:  # trying again later would not help: this is no 429
             raise InvalidRequest(
                 f"{len(self._requests)} prompts of n {self._n} make {wanted} choices and the queue"

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from headrace.nouns.event import Event
-from headrace.nouns.sequence import Sequence
+from headrace.nouns.sequence import Sequence, Status
 
 
 def explain(
-    request_id: str, sequences: list[Sequence], events: list[Event], now: float
+    request_id: str,
+    sequences: list[Sequence],
+    events: list[Event],
+    now: float,
+    starts: Mapping[int, float],
 ) -> dict[str, object] | None:
     """State, waits in seconds by cause, and the events with their reasons.
 
     ``sequences`` is empty for a request that has ended; then the events tell the rest. Times of
-    events are seconds before now.
+    events are seconds before now, ``starts`` the predicted seconds until sequences that wait start,
+    by index.
     """
     if not sequences and not events:
         return None
@@ -22,12 +29,12 @@ def explain(
         "id": request_id,
         "tenant": tenant,
         "state": "active" if sequences else "ended",
-        "sequences": [_sequence(seq, now) for seq in sequences],
+        "sequences": [_sequence(seq, now, starts.get(seq.index)) for seq in sequences],
         "events": [_event(event, now) for event in events],
     }
 
 
-def _sequence(seq: Sequence, now: float) -> dict[str, object]:
+def _sequence(seq: Sequence, now: float, start: float | None) -> dict[str, object]:
     # A copy first: the engine's thread may book a wait meanwhile.
     waits = {cause.value: seconds for cause, seconds in dict(seq.waits).items()}
     if seq.wait is not None:
@@ -43,6 +50,7 @@ def _sequence(seq: Sequence, now: float) -> dict[str, object]:
         "waits_for": None if seq.wait is None else seq.wait.value,
         "because": seq.wait_detail if seq.wait is not None else "",
         "waited_seconds": waits,
+        "predicted_start": start if seq.status is Status.WAITING else None,
     }
 
 

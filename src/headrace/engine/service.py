@@ -17,7 +17,6 @@ from headrace.engine.config import EngineConfig
 from headrace.engine.engine import Engine
 from headrace.engine.explanation import explain
 from headrace.engine.journal import Journal
-from headrace.engine.pace import Pace
 from headrace.engine.sinks import Sinks
 from headrace.engine.stream import AsyncStream, Mailbox
 from headrace.nouns.delta import Delta
@@ -28,10 +27,12 @@ from headrace.nouns.errors import (
     InvalidRequest,
     QueueFull,
 )
-from headrace.nouns.event import Event, Kind, Sink
+from headrace.nouns.event import Sink
 from headrace.nouns.request import Request, Targets
 from headrace.nouns.sampling_params import SamplingParams
 from headrace.nouns.sequence import FinishReason
+from headrace.scheduling.door import Door
+from headrace.scheduling.outlook import Outlook
 
 log = logging.getLogger(__name__)
 
@@ -83,17 +84,19 @@ class EngineService:
         self.config = config
         self._report = report
         self._builder = builder
-        self._journal, self._pace = Journal(), Pace()
-        self._sinks = Sinks((self._journal, self._pace, *sinks))
+        self._journal = Journal()
+        self._sinks = Sinks((self._journal, *sinks))
         self._built: BuiltEngine | None = None
+        self._outlook: Outlook | None = None  # this and the door are there when ``_built`` is
+        self._door: Door | None = None
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._clients: dict[str, _Client] = {}
         self._mailboxes: dict[asyncio.AbstractEventLoop, Mailbox] = {}
         self._loaded = threading.Event()
         self._idle = threading.Event()
         self._idle.set()
-        self._pending = 0  # requests accepted but not yet in the engine's queue
         self._lock = threading.Lock()
+        self._at_door = threading.Lock()
         self._draining = self._stopping = False
         self._failure: BaseException | None = None
         self._busy_since: float | None = None
@@ -117,10 +120,10 @@ class EngineService:
     def ready(self) -> bool:
         return self._built is not None and self._failure is None and not self._draining
 
-    @property
-    def max_queue(self) -> int:
-        """Sequences that may wait at once; a client asking for more can never be served."""
-        return self.config.max_queue
+    def most_waiting(self, tenant: str) -> int:
+        """How many of a tenant's sequences may wait at once; more can never be served together."""
+        own = self.config.tenants.terms(tenant).max_waiting
+        return min(own or self.config.max_queue, self.config.max_queue)
 
     @property
     def built(self) -> BuiltEngine:
@@ -233,30 +236,30 @@ class EngineService:
 
         Raises EngineStopped, QueueFull or InvalidRequest at once.
         """
-        built = self.built
-        if request.n > self.config.max_queue:
-            raise InvalidRequest(
-                f"n is {request.n} and the queue holds {self.config.max_queue}; lower n", "n"
-            )
-        with self._lock:
-            self._check_alive()
-            waiting = len(built.engine.scheduler.waiting) + self._pending
-            if waiting + request.n > self.config.max_queue:
-                now = built.engine.clock.now()
-                wait = max(1.0, self._pace.predicted_wait(waiting, now))
-                message = (
-                    f"{waiting} sequences wait already and the queue holds"
-                    f" {self.config.max_queue}; try again in {wait:.0f} s"
-                )
-                refused = Event(Kind.REFUSED, now, request.id, reason=message)
-                self._inbox.put(lambda: self._sinks(refused))
-                raise QueueFull(message, retry_after=wait)
-            if request.id in self._clients:
-                raise InvalidRequest(f"request id {request.id!r} is in use", "id")
-            self._clients[request.id] = _Client(on_delta, set(range(request.n)))
-            self._pending += request.n
-            self._idle.clear()
-            self._inbox.put(lambda: self._add(request))
+        built, door = self.built, self._door
+        assert door is not None
+        most = self.most_waiting(request.tenant)
+        if request.n > most:
+            raise InvalidRequest(f"n is {request.n} and the queue holds {most}; lower n", "n")
+        now = built.engine.clock.now()
+        with self._at_door:  # the engine's thread never waits here
+            with self._lock:
+                self._check_alive()
+            refusal = door.refusal(request, now)
+            if refusal is None:
+                with self._lock:
+                    self._check_alive()
+                    if request.id in self._clients:
+                        raise InvalidRequest(f"request id {request.id!r} is in use", "id")
+                    self._clients[request.id] = _Client(on_delta, set(range(request.n)))
+                    door.enter(request, now)
+                    self._idle.clear()
+                    self._inbox.put(lambda: self._add(request))
+                return
+        self._inbox.put(lambda: self._sinks(refusal.event(request, now)))
+        if refusal.retry_after is None:
+            raise InvalidRequest(refusal.message, "targets", refusal.cause.value)
+        raise QueueFull(refusal.message, refusal.retry_after, refusal.cause.value)
 
     def stream(self, request: Request) -> AsyncStream:
         """Queues a request and returns its deltas for the running event loop. As ``submit``."""
@@ -286,7 +289,7 @@ class EngineService:
             ready=self.ready and failure is None,
             draining=self._draining,
             running=0 if scheduler is None else len(scheduler.running),
-            waiting=0 if scheduler is None else len(scheduler.waiting) + self._pending,
+            waiting=0 if self._door is None else self._door.waiting,
             free_blocks=0 if scheduler is None else scheduler.memory.available,
             total_blocks=0 if scheduler is None else scheduler.memory.total,
             last_step_age=None if self._last_step is None else now - self._last_step,
@@ -300,8 +303,20 @@ class EngineService:
         if built is None:
             return None
         sequences = built.engine.scheduler.sequences(request_id)
-        events = self._journal.events(request_id)
-        return explain(request_id, sequences, events, built.engine.clock.now())
+        events, now = self._journal.events(request_id), built.engine.clock.now()
+        assert self._outlook is not None
+        starts = self._outlook.starts(request_id, now) if sequences else {}
+        return explain(request_id, sequences, events, now, starts)
+
+    def predicted_wait(self) -> float | None:
+        """Seconds until a request that came now, behind all others, would start to be computed.
+
+        None where that is not known: before the model is loaded, and without a cost of steps until
+        some requests have ended.
+        """
+        if self._built is None or self._outlook is None:
+            return None
+        return self._outlook.wait(self.now())
 
     def add_sink(self, sink: Sink) -> None:
         """Events from now on go to ``sink`` too, on the engine's thread."""
@@ -311,7 +326,10 @@ class EngineService:
 
     def _run(self) -> None:
         try:
-            self._built = self._builder(self.config, self._sinks, self._report)
+            built = self._builder(self.config, self._sinks, self._report)
+            self._outlook = Outlook(built.engine.scheduler)
+            self._door = Door(built.engine.scheduler, self.config.max_queue, self._outlook)
+            self._built = built
         except BaseException as error:  # whatever it is, wait_ready raises it to the caller
             self._failure = error
             self._loaded.set()
@@ -326,6 +344,8 @@ class EngineService:
             self._built.engine.executor.close()
 
     def _serve(self, engine: Engine) -> None:
+        assert self._outlook is not None
+        look, now = self._outlook.look, engine.clock.now
         while True:
             if not engine.has_work:
                 self._rest(engine)
@@ -339,11 +359,14 @@ class EngineService:
             if engine.steps > before:
                 self._last_step = time.monotonic()
                 self._deliver(deltas)
+                look(now())
             elif engine.has_work:  # a policy holds everybody back: do not spin
                 time.sleep(HELD_BACK)
 
     def _rest(self, engine: Engine) -> None:
         """Waits for something to do; looks for damage once the rest has lasted a while."""
+        assert self._outlook is not None
+        self._outlook.look(engine.clock.now())
         with self._lock:
             if not self._clients:
                 self._idle.set()
@@ -362,16 +385,18 @@ class EngineService:
                 return
 
     def _add(self, request: Request) -> None:
-        with self._lock:
-            self._pending -= request.n
+        assert self._door is not None and self._outlook is not None
         try:
             self.built.engine.add(request)
         except HeadraceError as error:
+            self._outlook.gone(request)
             ended = [
                 Delta(request.id, i, finish_reason=FinishReason.ERROR, error=str(error))
                 for i in range(request.n)
             ]
             self._deliver(ended)
+        finally:
+            self._door.passed(request)
 
     def _abort(self, request_id: str, why: str) -> None:
         self._deliver(self.built.engine.abort(request_id, why))

@@ -28,11 +28,15 @@ class ContextLengthExceeded(InvalidRequest):
 
 
 class QueueFull(HeadraceError):
-    """The waiting queue is at its limit (HTTP 429). ``retry_after`` is in seconds."""
+    """Not now: a queue is at its limit, or a target is out of reach (HTTP 429).
 
-    def __init__(self, message: str, retry_after: float) -> None:
+    ``retry_after`` is in seconds; ``code`` is a stable identifier.
+    """
+
+    def __init__(self, message: str, retry_after: float, code: str = "queue_full") -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.code = code
 
 
 class EngineStopped(HeadraceError):

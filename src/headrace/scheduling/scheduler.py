@@ -38,6 +38,7 @@ class Gain(NamedTuple):
 
 
 NO_TERMS = Tenants()
+Hook = Callable[[Sequence, float], None]
 Stopper = Callable[[Sequence, Sampled], str | None]
 
 
@@ -90,6 +91,7 @@ class Scheduler:
         self._ended = policies.hooks("ended")
         self.memory = memory
         self.limits = limits
+        self.tenants, self.cost = tenants, cost
         self.usage = Usage(tenants)
         self.waiting = queue_for(policies.order)
         self._policies = policies
@@ -131,6 +133,15 @@ class Scheduler:
         if self._cohort is not None:
             self._cohort.settle()
         return list(self._running)
+
+    @property
+    def order(self) -> OrderPolicy:
+        return self._policies.order
+
+    def watch(self, arrived: Hook, ended: Hook) -> None:
+        """``arrived`` and ``ended`` hear from now on what policies' methods of these names do."""
+        self._arrived = (*self._arrived, arrived)
+        self._ended = (*self._ended, ended)
 
     @property
     def has_work(self) -> bool:

@@ -37,6 +37,7 @@ def router(context: Context) -> APIRouter:
                 "last_step_age": status.last_step_age,
                 "running": status.running,
                 "waiting": status.waiting,
+                "predicted_wait": context.engine.predicted_wait(),
             },
             200 if state == "ready" else 503,
         )

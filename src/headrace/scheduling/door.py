@@ -1,0 +1,139 @@
+"""Door: which requests are let in at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from math import inf
+
+from headrace.nouns.event import Event, Kind
+from headrace.nouns.request import Request
+from headrace.scheduling.outlook import Outlook
+from headrace.scheduling.scheduler import Scheduler
+
+FACTOR = 2.0
+MARGIN = 0.5
+"""A first token predicted at more than ``FACTOR`` times and ``MARGIN`` seconds past what its
+target allows is out of reach. Predictions of waits are seldom off by a factor of two, and one that
+is a little late may still count."""
+
+
+class Cause(Enum):
+    """Why a request is not let in."""
+
+    QUEUE = "queue_full"
+    TENANT = "tenant_queue_full"
+    TARGET = "target_out_of_reach"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """``retry_after`` are seconds after which it might be let in; None if it never would."""
+
+    cause: Cause
+    message: str
+    retry_after: float | None
+
+    def event(self, request: Request, now: float) -> Event:
+        """The refusal as an event."""
+        data: dict[str, float | int | str] = {"tenant": request.tenant, "cause": self.cause.value}
+        if self.retry_after is not None:
+            data["retry_after"] = self.retry_after
+        return Event(Kind.REFUSED, now, request.id, reason=self.message, data=data)
+
+
+class Door:
+    """Keeps the bounds on those that wait, all together and of each tenant, and turns away
+    requests whose targets are out of reach: nothing is accepted that cannot be honoured.
+
+    The live service and the simulator ask the same object. Between ``enter`` and ``passed`` a
+    request is on its way to the scheduler, for instance while a step runs. One thread at a time
+    may ask and enter, one other may call ``passed``.
+    """
+
+    def __init__(self, scheduler: Scheduler, max_queue: int, outlook: Outlook) -> None:
+        self.max_queue = max_queue
+        self._scheduler = scheduler
+        self._outlook = outlook
+        self._entered: dict[str, int] = {}  # sequences so far, by tenant
+        self._passed: dict[str, int] = {}
+        self._all_entered = self._all_passed = 0
+
+    @property
+    def pending(self) -> int:
+        """Sequences on their way to the scheduler."""
+        return self._all_entered - self._all_passed
+
+    @property
+    def waiting(self) -> int:
+        """Sequences that wait, those on their way included."""
+        return len(self._scheduler.waiting) + self.pending
+
+    def most(self, tenant: str) -> int:
+        """How many of a tenant's sequences can ever wait at once."""
+        own = self._scheduler.tenants.terms(tenant).max_waiting
+        return self.max_queue if own is None else min(own, self.max_queue)
+
+    def refusal(self, request: Request, now: float) -> Refusal | None:
+        """Why ``request`` may not come in, if it may not. Its ``n`` is at most ``most``."""
+        return self.full(request.tenant, request.n, now) or self._late(request, now)
+
+    def full(self, tenant: str, n: int, now: float) -> Refusal | None:
+        """The part of ``refusal`` that holds for any request of a tenant's for n sequences."""
+        if self.waiting + n > self.max_queue:
+            who, waiting, most, cause = "", self.waiting, self.max_queue, Cause.QUEUE
+        else:
+            own = self._scheduler.tenants.terms(tenant).max_waiting
+            if own is None:
+                return None
+            here = self._entered.get(tenant, 0) - self._passed.get(tenant, 0)
+            waiting, most = self._scheduler.usage.waiting(tenant) + here, own
+            if waiting + n <= most:
+                return None
+            who, cause = f" of tenant {tenant!r}", Cause.TENANT
+        wait = self._outlook.wait(now)
+        retry = 1.0 if wait is None else max(1.0, wait)
+        holds = "the queue holds" if not who else "it may have"
+        message = (
+            f"{waiting} sequences{who} wait already and {holds} {most}; try again in {retry:.0f} s"
+        )
+        return Refusal(cause, message, retry)
+
+    def enter(self, request: Request, now: float) -> None:
+        """``request`` is let in."""
+        tenant = request.tenant
+        self._entered[tenant] = self._entered.get(tenant, 0) + request.n
+        self._all_entered += request.n
+        self._outlook.accepted(request, now)
+
+    def passed(self, request: Request) -> None:
+        """The scheduler has taken or refused ``request``."""
+        tenant = request.tenant
+        self._passed[tenant] = self._passed.get(tenant, 0) + request.n
+        self._all_passed += request.n
+
+    def _late(self, request: Request, now: float) -> Refusal | None:
+        targets = request.targets
+        allowed = inf if targets.ttft is None else request.arrival + targets.ttft - now
+        if targets.deadline is not None:
+            allowed = min(allowed, targets.deadline - now)
+        if allowed == inf:
+            return None
+        predicted = self._outlook.first_token(request, now)
+        limit = max(FACTOR * allowed, allowed + MARGIN)
+        if predicted is None or predicted <= limit:
+            return None
+        alone = self._outlook.alone(request)
+        if alone is not None and alone > limit:
+            message = (
+                f"the first token is wanted within {allowed:.3g} s and takes about {alone:.2g} s"
+                f" even with nobody else here ({len(request.prompt)} prompt tokens); raise the"
+                " target or shorten the prompt"
+            )
+            return Refusal(Cause.TARGET, message, None)
+        retry = max(1.0, predicted - limit)
+        message = (
+            f"the first token is wanted within {allowed:.3g} s and would take about"
+            f" {predicted:.2g} s now; try again in {retry:.0f} s or raise the target"
+        )
+        return Refusal(Cause.TARGET, message, retry)

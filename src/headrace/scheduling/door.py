@@ -51,10 +51,13 @@ class Door:
     may ask and enter, one other may call ``passed``.
     """
 
-    def __init__(self, scheduler: Scheduler, max_queue: int, outlook: Outlook) -> None:
+    def __init__(
+        self, scheduler: Scheduler, max_queue: int, outlook: Outlook | None = None
+    ) -> None:
+        """Without an ``outlook`` nobody is turned away for a target; one may be set later."""
         self.max_queue = max_queue
+        self.outlook = outlook
         self._scheduler = scheduler
-        self._outlook = outlook
         self._entered: dict[str, int] = {}  # sequences so far, by tenant
         self._passed: dict[str, int] = {}
         self._all_entered = self._all_passed = 0
@@ -91,7 +94,7 @@ class Door:
             if waiting + n <= most:
                 return None
             who, cause = f" of tenant {tenant!r}", Cause.TENANT
-        wait = self._outlook.wait(now)
+        wait = None if self.outlook is None else self.outlook.wait(now)
         retry = 1.0 if wait is None else max(1.0, wait)
         holds = "the queue holds" if not who else "it may have"
         message = (
@@ -104,7 +107,8 @@ class Door:
         tenant = request.tenant
         self._entered[tenant] = self._entered.get(tenant, 0) + request.n
         self._all_entered += request.n
-        self._outlook.accepted(request, now)
+        if self.outlook is not None:
+            self.outlook.accepted(request, now)
 
     def passed(self, request: Request) -> None:
         """The scheduler has taken or refused ``request``."""
@@ -113,17 +117,17 @@ class Door:
         self._all_passed += request.n
 
     def _late(self, request: Request, now: float) -> Refusal | None:
-        targets = request.targets
+        targets, outlook = request.targets, self.outlook
         allowed = inf if targets.ttft is None else request.arrival + targets.ttft - now
         if targets.deadline is not None:
             allowed = min(allowed, targets.deadline - now)
-        if allowed == inf:
+        if allowed == inf or outlook is None:
             return None
-        predicted = self._outlook.first_token(request, now)
+        predicted = outlook.first_token(request, now)
         limit = max(FACTOR * allowed, allowed + MARGIN)
         if predicted is None or predicted <= limit:
             return None
-        alone = self._outlook.alone(request)
+        alone = outlook.alone(request)
         if alone is not None and alone > limit:
             message = (
                 f"the first token is wanted within {allowed:.3g} s and takes about {alone:.2g} s"

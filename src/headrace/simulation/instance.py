@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from headrace.engine.engine import Engine
-from headrace.engine.pace import Pace
 from headrace.memory.sequence_memory import SequenceMemory
 from headrace.nouns.event import Event, Kind, Sink, ignore
+from headrace.nouns.request import Request
 from headrace.nouns.sequence import FinishReason
 from headrace.nouns.step_cost import StepCost
 from headrace.nouns.tenant import Tenants
+from headrace.scheduling.door import Door
 from headrace.scheduling.limits import Limits
+from headrace.scheduling.outlook import Outlook
 from headrace.scheduling.registry import create
 from headrace.scheduling.scheduler import Policies, Scheduler
 from headrace.simulation.account import Account
@@ -76,9 +78,7 @@ class Instance:
 
     def _start(self) -> None:
         spec = self.spec
-        self._pace = Pace()
-        self._inbox: list[Arrival] = []
-        self._pending = 0  # sequences in the inbox
+        self._inbox: list[tuple[Arrival, Request]] = []
         self._ended: list[Served] = []
         self._accounts: dict[str, Account] = {}
         self.memory = SequenceMemory(spec.num_blocks, spec.block_size, spec.prefix_cache)
@@ -92,6 +92,8 @@ class Instance:
             cost=spec.cost,
             foresight=None if spec.plain else self.executor,
         )
+        # Predictions are made, as live, once somebody has a target to be met: they take time.
+        self.door = Door(self.scheduler, spec.max_queue)
         self.engine = Engine(
             self.scheduler,
             self.executor,
@@ -106,19 +108,26 @@ class Instance:
         return bool(self._inbox) or self.engine.has_work
 
     def offer(self, arrival: Arrival, now: float) -> Served | None:
-        """Queues a request, or returns it refused at once: the queue is full, or it never fits."""
+        """Queues a request, or returns it refused at once: it never fits, or ``Door`` says no."""
         need = self.memory.blocks_for(arrival.prompt_tokens + arrival.asked - 1)
         if need > self.memory.total:
             return self._refuse(
                 arrival, now, f"it needs {need} cache blocks; there are {self.memory.total}"
             )
-        waiting, most = self.waiting, self.spec.max_queue
-        if waiting + arrival.n > most:
-            return self._refuse(
-                arrival, now, f"{waiting} sequences wait already and the queue holds {most}"
-            )
-        self._inbox.append(arrival)
-        self._pending += arrival.n
+        door, targets = self.door, arrival.targets
+        if door.outlook is None and (targets.ttft, targets.deadline) != (None, None):
+            door.outlook = Outlook(self.scheduler)
+            door.outlook.look(now)
+        full = door.full(arrival.tenant, arrival.n, now)
+        if full is not None:
+            return self._refuse(arrival, now, full.message)
+        request = arrival.request(self._serial, unknown=self.spec.plain)
+        refusal = door.refusal(request, now)
+        if refusal is not None:
+            return self._refuse(arrival, now, refusal.message)
+        self._serial += 1
+        door.enter(request, now)
+        self._inbox.append((arrival, request))
         return None
 
     def begin(self, now: float) -> float | None:
@@ -137,6 +146,8 @@ class Instance:
         """Ends the step under way, at the time that ``begin`` returned; requests that ended."""
         self.clock.time = self.executor.ends
         self.engine.finish()
+        if self.door.outlook is not None:
+            self.door.outlook.look(self.clock.time)
         self.busy = False
         self.steps += 1
         self.tokens += self.executor.rows
@@ -151,7 +162,7 @@ class Instance:
         for request_id in list(self._accounts):
             self.engine.abort(request_id, why)
         lost = self._hand_over()
-        lost += [Served(arrival, now, finish=FinishReason.ABORT) for arrival in self._inbox]
+        lost += [Served(arrival, now, finish=FinishReason.ABORT) for arrival, _ in self._inbox]
         self.busy = False
         self._start()
         return lost
@@ -161,7 +172,7 @@ class Instance:
     @property
     def waiting(self) -> int:
         """Sequences that wait, those included that have come since the last step began."""
-        return len(self.scheduler.waiting) + self._pending
+        return self.door.waiting
 
     @property
     def running(self) -> int:
@@ -170,12 +181,8 @@ class Instance:
     @property
     def outstanding(self) -> int:
         """Tokens that its open requests may still need computed: prompts, and output asked for."""
-        inbox = sum(a.n * (a.prompt_tokens + a.asked - 1) for a in self._inbox)
+        inbox = sum(a.n * (a.prompt_tokens + a.asked - 1) for a, _ in self._inbox)
         return inbox + sum(account.outstanding for account in self._accounts.values())
-
-    def predicted_wait(self, now: float) -> float:
-        """Seconds until a request that came now would start, by the pace of the last ends."""
-        return self._pace.predicted_wait(self.waiting, now) if self.waiting else 0.0
 
     def overlap(self, arrival: Arrival) -> int:
         """Tokens at the beginning of its prompt whose state is in memory."""
@@ -186,14 +193,12 @@ class Instance:
     # Inside
 
     def _read_inbox(self) -> None:
-        for arrival in self._inbox:
-            request = arrival.request(self._serial, unknown=self.spec.plain)
-            self._serial += 1
+        for arrival, request in self._inbox:
             self._accounts[request.id] = Account(arrival, request.id, self._close)
             self.executor.expect(request.id, arrival.output_tokens)
             self.engine.add(request)
+            self.door.passed(request)
         self._inbox.clear()
-        self._pending = 0
 
     def _close(self, account: Account) -> None:
         """The request's last sequence has ended."""
@@ -201,7 +206,6 @@ class Instance:
         self.executor.forget_request(account.request_id)
         served = account.served()
         self._ended.append(served)
-        self._pace.ended(served.end)
 
     def _hand_over(self) -> list[Served]:
         ended, self._ended = self._ended, []

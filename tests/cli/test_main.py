@@ -42,7 +42,7 @@ def test_help_names_every_command() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
     shown = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("│ ")]
-    assert shown[-6:] == ["serve", "chat", "run", "bench", "models", "doctor"]
+    assert shown[-7:] == ["serve", "chat", "run", "bench", "simulate", "models", "doctor"]
 
 
 def test_help_of_every_command_names_its_options() -> None:
@@ -73,6 +73,8 @@ QUICK = {
     "serve --cache lots": 2,
     "run --help": 0,
     "bench --help": 0,
+    "simulate --help": 0,
+    "simulate --cache lots": 2,
     "doctor --unknown": 2,
 }
 

@@ -37,6 +37,7 @@ COMMANDS = (
     Entry("chat", "chat", "chat", "Talk to a model in the terminal."),
     Entry("run", "run", "run", "Answer a file of requests offline; resumes after a kill."),
     Entry("bench", "bench", "bench", "Measure latency, throughput and goodput under a load."),
+    Entry("simulate", "simulate", "simulate", "Foretell what a machine or a fleet would do."),
     Entry("models", "models", "app", "List, fetch and inspect models."),
     Entry("doctor", "doctor", "doctor", "Say what this machine is and which kernels it runs."),
 )

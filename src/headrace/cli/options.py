@@ -214,10 +214,14 @@ def _kind_of(name: str, names: dict[str, list[str]]) -> str:
 
 
 def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replaces the command's ``engine: EngineOptions`` parameter by one option for each field."""
+    """Replaces the command's ``engine: EngineOptions`` parameter by one option for each field.
+
+    A field whose name the command has as a parameter of its own keeps its default.
+    """
     hints = get_type_hints(command, include_extras=True)
     of_fields = get_type_hints(EngineOptions, include_extras=True)
     kept = [p for p in inspect.signature(command).parameters.values() if p.name != "engine"]
+    added = [field for field in fields(EngineOptions) if field.name not in {p.name for p in kept}]
     parameters = [p.replace(annotation=hints[p.name]) for p in kept] + [
         inspect.Parameter(
             field.name,
@@ -225,12 +229,12 @@ def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
             default=field.default,
             annotation=of_fields[field.name],
         )
-        for field in fields(EngineOptions)
+        for field in added
     ]
 
     @functools.wraps(command)
     def wrapper(**values: Any) -> None:
-        chosen = {field.name: values.pop(field.name) for field in fields(EngineOptions)}
+        chosen = {field.name: values.pop(field.name) for field in added}
         command(engine=EngineOptions(**chosen), **values)
 
     wrapper.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

@@ -172,4 +172,5 @@ def _log_scale(axes: Axes) -> None:
 
 
 def _title(report: dict[str, Any]) -> str:
-    return f"headrace bench: {report['about'].get('endpoint', '')}"
+    about = report["about"]
+    return f"headrace {about.get('command', 'bench')}: {about.get('endpoint', '')}"

@@ -74,7 +74,7 @@ def calibrated_cost(config: EngineConfig, report: Report, *, again: bool = False
         kept = None if again or built.keeper is None else built.keeper.load()
         if kept is None:
             report(f"measuring what steps cost; this takes about {SECONDS:.0f} s")
-            kept = calibrate(service, report)
+            kept = calibrate(service, report, SECONDS)
             if built.keeper is not None:
                 built.keeper.save(kept)
         return Calibration(
@@ -90,7 +90,7 @@ def calibrated_cost(config: EngineConfig, report: Report, *, again: bool = False
         )
 
 
-def calibrate(service: EngineService, report: Report, seconds: float = SECONDS) -> KeptCost:
+def calibrate(service: EngineService, report: Report, seconds: float) -> KeptCost:
     """Runs the calibration's load on an idle engine and fits prices to its steps.
 
     Raises ConfigError where too few steps could be run.

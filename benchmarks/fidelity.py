@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headrace.cli.calibration import calibrated_cost
 
 from benchmarks.in_process import add_engine_options, config_of
 from benchmarks.replay import Replayed, live, say, simulated
 from benchmarks.traffic import Lengths, Traffic, code, conversation, recorded
+from headrace.cli.simulated_engine import measured_engine
 from headrace.engine.config import EngineConfig
 from headrace.engine.service import EngineService
 from headrace.nouns.errors import HeadraceError
@@ -127,8 +127,7 @@ def measure(
 ) -> tuple[list[Row], dict[str, Any]]:
     """Replays and simulates one scenario."""
     config = replace(base, max_context=4096, **(scenario.options or {}))
-    calibration = calibrated_cost(config, say)
-    spec = calibration.spec(config)
+    spec = measured_engine(config, say).spec
     full = saturation(spec, scenario)
     rate = scenario.load * full
     count = max(32, round(rate * 60 * minutes))

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headrace.cli.calibration import calibrated_cost
 
 from benchmarks.fidelity import TARGETS, Scenario, saturation
 from benchmarks.in_process import add_engine_options, config_of
 from benchmarks.replay import Replayed, live, say, simulated
 from benchmarks.traffic import Lengths, Traffic, conversation, recorded
+from headrace.cli.simulated_engine import measured_engine
 from headrace.engine.config import EngineConfig
 from headrace.engine.service import EngineService
 from headrace.nouns.request import Targets
@@ -109,6 +109,18 @@ def run_live(config: EngineConfig, traffic: Traffic) -> Replayed:
         service.close()
 
 
+def with_policies(spec: InstanceSpec, config: EngineConfig) -> InstanceSpec:
+    """The same machine under the policies of ``config``."""
+    return replace(
+        spec,
+        order=config.order,
+        admission=config.admission,
+        batching=config.batching,
+        preemption=config.preemption,
+        max_queue=config.max_queue,
+    )
+
+
 def falls(points: Sequence[Point], policy: str, clock: str) -> float:
     """The share of its best goodput that a policy keeps at twice saturation."""
     goods = {p.load: p.good for p in points if (p.policy, p.clock) == (policy, clock)}
@@ -160,16 +172,15 @@ def measure(
     base: EngineConfig, talk: Lengths, minutes: float, with_live: bool
 ) -> tuple[list[Point], float]:
     """The points, and saturation in requests a second."""
-    calibration = calibrated_cost(base, say)
-    full = saturation(calibration.spec(base), Scenario("conversation", 1.0, talk))
+    spec = measured_engine(base, say).spec
+    full = saturation(spec, Scenario("conversation", 1.0, talk))
 
     def traffic_at(load: float, targets: Targets) -> Traffic:
         count = max(32, round(load * full * 60 * minutes))
         return Traffic("goodput", talk, load * full, count, seed=3, targets=targets)
 
     def run_simulated(config: EngineConfig, traffic: Traffic) -> Replayed:
-        spec: InstanceSpec = calibration.spec(config)
-        return simulated(spec, traffic)
+        return simulated(with_policies(spec, config), traffic)
 
     points = sweep(run_simulated, "simulated", base, traffic_at)
     if with_live:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fidelity import TARGETS, Scenario, saturation
-from benchmarks.goodput import TPOT, TTFT, run_live
+from benchmarks.goodput import TPOT, TTFT, run_live, with_policies
 from benchmarks.in_process import add_engine_options, config_of
 from benchmarks.replay import Replayed, say, simulated
 from benchmarks.traffic import Lengths, code, conversation, recorded
-from headrace.cli.calibration import calibrated_cost
+from headrace.cli.simulated_engine import measured_engine
 from headrace.engine.config import EngineConfig
 
 MAX_CONTEXT = 4096
@@ -84,14 +84,14 @@ class Board:
 
     def __init__(self, base: EngineConfig, count: int, live_minutes: float | None) -> None:
         self._base = base
-        self._calibration = calibrated_cost(base, say)
+        self._spec = measured_engine(base, say).spec
         self._count = count
         self._live_minutes = live_minutes
 
     def score(self, name: str, options: Mapping[str, str], kind: Scenario) -> Score:
         """One entry. ``options`` name policies."""
         config = replace(self._base, **options)
-        full = saturation(self._calibration.spec(self._base), kind)
+        full = saturation(self._spec, kind)
         over = self._run(config, kind, OVERLOAD * full)
         live: float | None = None
         if self._live_minutes is not None:
@@ -115,7 +115,7 @@ class Board:
 
     def _run(self, config: EngineConfig, kind: Scenario, rate: float) -> Replayed:
         traffic = replace(kind.traffic_at(rate, self._count, seed=5), targets=TARGETS)
-        return simulated(self._calibration.spec(config), traffic)
+        return simulated(with_policies(self._spec, config), traffic)
 
 
 def page(scores: Sequence[Score], about: str, figure: str) -> str:

@@ -9,6 +9,7 @@ from headrace.nouns.delta import Delta
 from headrace.nouns.event import Sink
 from headrace.nouns.request import Request, Targets
 from headrace.nouns.sampling_params import SamplingParams
+from headrace.nouns.tenant import Tenants
 
 
 class Tokenizer(Protocol):
@@ -103,6 +104,9 @@ class Engine(Protocol):
 
     @property
     def ready(self) -> bool: ...
+
+    @property
+    def tenants(self) -> Tenants: ...
 
     def most_waiting(self, tenant: str) -> int: ...
 

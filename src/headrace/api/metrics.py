@@ -15,6 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from headrace.api.histogram import TOKENS, Histogram
+from headrace.api.tenant_metrics import TenantMetrics
 from headrace.nouns.event import Event, Kind
 from headrace.nouns.sequence import Wait
 
@@ -35,6 +36,7 @@ class Metrics(Collector):
         self._waits = {cause.value: Histogram() for cause in Wait}
         self._finished: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
+        self._by_tenant = TenantMetrics(engine.tenants)
         self._tokens = {"prompt": 0, "generated": 0, "cached": 0}
         self._arrived = self._preemptions = 0
         self._work = {"operations": 0.0, "bytes": 0.0, "limit": 0.0}
@@ -45,6 +47,7 @@ class Metrics(Collector):
     def __call__(self, event: Event) -> None:
         """Counts an event of the engine."""
         kind = event.kind
+        self._by_tenant(event)
         if kind is Kind.RAN:
             self._ran(event)
         elif kind in (Kind.FINISHED, Kind.ABORTED):
@@ -72,6 +75,7 @@ class Metrics(Collector):
         yield from self._histograms()
         yield from self._counters()
         yield from self._gauges()
+        yield from self._by_tenant.collect()
 
     def _ran(self, event: Event) -> None:
         data = event.data
@@ -162,6 +166,9 @@ class Metrics(Collector):
             ("ready", "1 when requests are taken on.", int(status.ready)),
         ):
             yield GaugeMetricFamily(f"headrace_{name}", text, value=value)
+        if (wait := self._engine.predicted_wait()) is not None:
+            text = "Predicted seconds until a request that came last would start."
+            yield GaugeMetricFamily("headrace_predicted_wait_seconds", text, value=wait)
         if self._recent_elapsed:
             text = "Share of the machine's limit that the last steps reached."
             share = self._recent_limit / self._recent_elapsed

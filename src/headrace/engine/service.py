@@ -31,6 +31,7 @@ from headrace.nouns.event import Sink
 from headrace.nouns.request import Request, Targets
 from headrace.nouns.sampling_params import SamplingParams
 from headrace.nouns.sequence import FinishReason
+from headrace.nouns.tenant import Tenants
 from headrace.scheduling.door import Door
 from headrace.scheduling.outlook import Outlook
 
@@ -119,6 +120,11 @@ class EngineService:
     @property
     def ready(self) -> bool:
         return self._built is not None and self._failure is None and not self._draining
+
+    @property
+    def tenants(self) -> Tenants:
+        """The terms of all tenants."""
+        return self.config.tenants
 
     def most_waiting(self, tenant: str) -> int:
         """How many of a tenant's sequences may wait at once; more can never be served together."""

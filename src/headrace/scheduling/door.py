@@ -11,11 +11,9 @@ from headrace.nouns.request import Request
 from headrace.scheduling.outlook import Outlook
 from headrace.scheduling.scheduler import Scheduler
 
-FACTOR = 2.0
-MARGIN = 0.5
-"""A first token predicted at more than ``FACTOR`` times and ``MARGIN`` seconds past what its
-target allows is out of reach. Predictions of waits are seldom off by a factor of two, and one that
-is a little late may still count."""
+HOPELESS = 2.0
+"""A first token that takes this many times what its target allows, with nobody else there, is out
+of reach for ever: predictions are seldom off by so much."""
 
 
 class Cause(Enum):
@@ -44,7 +42,9 @@ class Refusal:
 
 class Door:
     """Keeps the bounds on those that wait, all together and of each tenant, and turns away
-    requests whose targets are out of reach: nothing is accepted that cannot be honoured.
+    requests whose first token is predicted too late for their targets: nothing is accepted that
+    cannot be honoured. A door any wider would be no use: past saturation the queue grows until
+    those at its end are predicted to be as late as the door allows, and nobody is in time.
 
     The live service and the simulator ask the same object. Between ``enter`` and ``passed`` a
     request is on its way to the scheduler, for instance while a step runs. One thread at a time
@@ -124,17 +124,19 @@ class Door:
         if allowed == inf or outlook is None:
             return None
         predicted = outlook.first_token(request, now)
-        limit = max(FACTOR * allowed, allowed + MARGIN)
-        if predicted is None or predicted <= limit:
+        if predicted is None or predicted <= allowed:
             return None
-        alone = outlook.alone(request)
-        if alone is not None and alone > limit:
+        alone = outlook.alone(request) or 0.0
+        if alone > HOPELESS * allowed:
             message = (
                 f"the first token is wanted within {allowed:.3g} s and takes about {alone:.2g} s"
                 f" even with nobody else here ({len(request.prompt)} prompt tokens); raise the"
                 " target or shorten the prompt"
             )
             return Refusal(Cause.TARGET, message, None)
+        limit = max(allowed, alone)  # whom only its own length delays need not come again
+        if predicted <= limit:
+            return None
         retry = max(1.0, predicted - limit)
         message = (
             f"the first token is wanted within {allowed:.3g} s and would take about"

@@ -165,7 +165,8 @@ class Scheduler:
                 f" need {need} cache blocks of {self.memory.block_size} tokens; there are {total}."
                 " Lower max_tokens or serve with a larger cache"
             )
-            self._emit(Event(Kind.REFUSED, now, request.id, reason=message))
+            cause = {"tenant": request.tenant, "cause": "context_length_exceeded"}
+            self._emit(Event(Kind.REFUSED, now, request.id, reason=message, data=cause))
             raise ContextLengthExceeded(message)
         group = [Sequence.of(request, index) for index in range(request.n)]
         self._groups[request.id] = group
@@ -401,6 +402,7 @@ class Scheduler:
     def _end(kind: Kind, seq: Sequence, now: float) -> Event:
         assert seq.finish_reason is not None
         data: dict[str, float | int | str] = {
+            "tenant": seq.request.tenant,
             "finish_reason": seq.finish_reason.value,
             "prompt": seq.prompt_len,
             "output": seq.output_len,
@@ -410,6 +412,12 @@ class Scheduler:
         }
         if seq.first_token_at is not None:
             data["ttft"] = seq.first_token_at - seq.request.arrival
+        targets = seq.request.targets
+        for name, due in (("ttft", targets.ttft), ("tpot", targets.tpot)):
+            if due is not None:
+                data[f"target_{name}"] = due
+        if targets.deadline is not None:
+            data["target_e2e"] = targets.deadline - seq.request.arrival
         for cause, seconds in seq.waits.items():
             data[f"wait_{cause.value}"] = seconds
         reason = seq.error or seq.finish_reason.value

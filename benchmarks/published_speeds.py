@@ -102,7 +102,8 @@ def first_tokens(
 HALF = "bfloat16"
 CASES = [
     *(Case(VIDUR, "a100-80g", "llama-2-7b", 1, f"layers, {rows} rows", StepLoad(rows=rows), ms)
-      for rows, ms in ((1, 9.5), (8, 9.3), (384, 23.5), (512, 33.1), (4096, 254.8))),
+      for rows, ms in ((1, 9.5), (8, 9.3), (64, 9.7), (128, 12.3), (176, 16.7), (384, 23.5),
+                       (512, 33.1), (4096, 254.8))),
     *steps_of("llama-2-7b", 1, {1: 10, 16: 11, 32: 12, 64: 14}),
     *steps_of("llama-2-13b", 1, {1: 17, 16: 19, 32: 21, 64: 24}),
     *steps_of("llama-2-70b", 4, {1: 29, 16: 30, 32: 32, 64: 37}),

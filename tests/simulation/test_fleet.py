@@ -154,6 +154,7 @@ def test_where_nobody_is_up_requests_are_refused() -> None:
     member = Member(spec=SPEC, start_up=1.0, outages=[Outage(down=2.0, up=3.0)])
     arrivals = [Arrival(at, 10, 5, id=str(at)) for at in (0.5, 1.0, 2.5, 3.5, 4.0)]
     _, served = run(arrivals, [member])
+    assert {s.code for s in served if s.refused} == {"no_instance"}
     refused = {s.arrival.id: s.refusal for s in served if s.refused}
     assert refused == {"0.5": NOBODY, "2.5": NOBODY, "3.5": NOBODY}
     assert {s.arrival.id for s in served if s.completed} == {"1.0", "4.0"}
@@ -191,6 +192,7 @@ def test_a_request_goes_where_it_fits() -> None:
     assert [i.requests for i in totals.instances] == [0, 4]
     _, served = run([Arrival(0.0, 5000, 10)], members)
     assert "cache blocks" in served[0].refusal
+    assert served[0].code == "context_length_exceeded"
 
 
 def test_arrivals_are_read_as_their_time_comes() -> None:

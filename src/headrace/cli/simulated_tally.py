@@ -8,7 +8,6 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 
-from headrace.simulation.fleet import NOBODY
 from headrace.simulation.served import Served
 from headrace.simulation.sketch import QuantileSketch
 from headrace.workloads.metrics import Distribution, Summary
@@ -156,7 +155,7 @@ def record_of(served: Served) -> Record:
         served.cached,
     )
     if served.refused:
-        return record.fail(_kind(served.refusal), served.refusal, served.end)
+        return record.fail(served.code, served.refusal, served.end)
     if not served.completed:
         return record.fail("instance_failed", "the instance failed", served.end)
     return record
@@ -164,13 +163,6 @@ def record_of(served: Served) -> Record:
 
 def _deliveries(first: float | None) -> Sequence[float]:
     return array("d", () if first is None else (first,))
-
-
-def _kind(refusal: str) -> str:
-    """The code by which a server's clients know a refusal."""
-    if refusal == NOBODY:
-        return "no_instance"
-    return "context_length_exceeded" if "cache blocks" in refusal else "queue_full"
 
 
 def _distribution(sketch: QuantileSketch) -> Distribution | None:

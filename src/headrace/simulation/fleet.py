@@ -238,7 +238,7 @@ class _Fleet:
 
     def _route(self, arrival: Arrival, now: float) -> None:
         if not self._loads:
-            self._refuse(Served(arrival, now, refusal=NOBODY))
+            self._refuse(Served(arrival, now, refusal=NOBODY, code="no_instance"))
             return
         load = self._router.choose(arrival, self._roomy(arrival) or self._loads)
         post = self._posts[load.index]

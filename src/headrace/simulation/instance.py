@@ -22,6 +22,8 @@ from headrace.simulation.clock import VirtualClock
 from headrace.simulation.executor import SimulatedExecutor
 from headrace.simulation.served import Served
 
+TOO_LONG = "context_length_exceeded"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSpec:
@@ -111,20 +113,19 @@ class Instance:
         """Queues a request, or returns it refused at once: it never fits, or ``Door`` says no."""
         need = self.memory.blocks_for(arrival.prompt_tokens + arrival.asked - 1)
         if need > self.memory.total:
-            return self._refuse(
-                arrival, now, f"it needs {need} cache blocks; there are {self.memory.total}"
-            )
+            why = f"it needs {need} cache blocks; there are {self.memory.total}"
+            return self._refuse(arrival, now, why, TOO_LONG)
         door, targets = self.door, arrival.targets
         if door.outlook is None and (targets.ttft, targets.deadline) != (None, None):
             door.outlook = Outlook(self.scheduler)
             door.outlook.look(now)
         full = door.full(arrival.tenant, arrival.n, now)
         if full is not None:
-            return self._refuse(arrival, now, full.message)
+            return self._refuse(arrival, now, full.message, full.cause.value)
         request = arrival.request(self._serial, unknown=self.spec.plain)
         refusal = door.refusal(request, now)
         if refusal is not None:
-            return self._refuse(arrival, now, refusal.message)
+            return self._refuse(arrival, now, refusal.message, refusal.cause.value)
         self._serial += 1
         door.enter(request, now)
         self._inbox.append((arrival, request))
@@ -211,6 +212,6 @@ class Instance:
         ended, self._ended = self._ended, []
         return ended
 
-    def _refuse(self, arrival: Arrival, now: float, why: str) -> Served:
+    def _refuse(self, arrival: Arrival, now: float, why: str, code: str) -> Served:
         self._emit(Event(Kind.REFUSED, now, arrival.id or None, reason=why))
-        return Served(arrival, now, refusal=why)
+        return Served(arrival, now, refusal=why, code=code)

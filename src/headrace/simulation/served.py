@@ -13,7 +13,8 @@ from headrace.simulation.arrival import Arrival
 class Served:
     """Times are seconds on the virtual clock; docs/benchmarking.md defines the metrics.
 
-    ``finish`` is how it ended; None where it was refused, and ``refusal`` says why. Of several
+    ``finish`` is how it ended; None where it was refused, and ``refusal`` says why, ``code`` by the
+    name that a server's clients get. Of several
     sequences (``n``) ``admitted`` and ``first_token`` are the earliest, ``end`` is the latest, and
     counts and ``waits`` (seconds by cause) are sums. ``prompt`` and ``cached`` are tokens.
     """
@@ -28,6 +29,7 @@ class Served:
     preemptions: int = 0
     finish: FinishReason | None = None
     refusal: str = ""
+    code: str = ""
     waits: Mapping[str, float] = field(default_factory=dict)
 
     @property

@@ -32,7 +32,7 @@ LOADS = (0.5, 1.0, 1.5, 2.0)
 TTFT, TPOT = 1.0, 0.1
 MAX_CONTEXT = 4096
 UNBOUNDED = 1_000_000
-FCFS = {
+FCFS: dict[str, Any] = {
     "order": "fcfs",
     "admission": "watermark",
     "batching": "stall-free",

@@ -34,7 +34,7 @@ PLAIN = {
     "batching": "stall-free",
     "preemption": "recompute",
 }
-ENTRIES: Mapping[str, Mapping[str, str]] = {
+ENTRIES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "fcfs": PLAIN,
     "shortest": {**PLAIN, "order": "shortest"},
@@ -88,7 +88,7 @@ class Board:
         self._count = count
         self._live_minutes = live_minutes
 
-    def score(self, name: str, options: Mapping[str, str], kind: Scenario) -> Score:
+    def score(self, name: str, options: Mapping[str, Any], kind: Scenario) -> Score:
         """One entry. ``options`` name policies."""
         config = replace(self._base, **options)
         full = saturation(self._spec, kind)

@@ -17,6 +17,7 @@ from headrace.nouns.event import Event, Kind
 from headrace.nouns.request import Targets
 from headrace.nouns.sampling_params import SamplingParams
 from headrace.nouns.sequence import FinishReason
+from headrace.nouns.step_cost import StepCost, StepLoad
 from headrace.simulation.arrival import Arrival
 from headrace.simulation.instance import InstanceSpec
 from headrace.simulation.run import simulate
@@ -54,12 +55,14 @@ class Outcome:
 class Replayed:
     """All outcomes of a replay in the order of arrival, and what the engine did.
 
-    ``seconds`` from the first arrival to the last output.
+    ``seconds`` from the first arrival to the last output. ``steps`` are the loads and seconds of a
+    live engine's steps.
     """
 
     outcomes: Sequence[Outcome]
     seconds: float
     preemptions: int
+    steps: Sequence[tuple[StepLoad, float]] = ()
 
     @property
     def throughput(self) -> float:
@@ -71,6 +74,11 @@ class Replayed:
         """The share of prompt tokens found in the cache."""
         prompts = sum(o.prompt for o in self.outcomes if o.error is None)
         return sum(o.cached for o in self.outcomes) / max(prompts, 1)
+
+    def slowness(self, cost: StepCost) -> float:
+        """The seconds of all steps over those that ``cost`` predicts for them."""
+        predicted = sum(cost.seconds(load) for load, _ in self.steps)
+        return sum(seconds for _, seconds in self.steps) / predicted
 
     def values(self, name: str) -> list[float]:
         """ttft, tpot or e2e of the requests answered."""
@@ -146,6 +154,13 @@ def live(service: EngineService, arrivals: Iterable[Arrival], seed: int = 0) -> 
     ended = threading.Semaphore(0)
     preemptions = _Preemptions()
     service.add_sink(preemptions)
+    steps: list[tuple[StepLoad, float]] = []
+    times = service.built.engine.times
+
+    def ran(load: StepLoad, seconds: float) -> None:
+        steps.append((load, seconds))
+
+    times.add(ran)
     start = time.monotonic() + 0.2
     for number, (arrival, prompt) in enumerate(prepared):
         due = start + arrival.at
@@ -163,8 +178,9 @@ def live(service: EngineService, arrivals: Iterable[Arrival], seed: int = 0) -> 
     for _ in prepared:
         if not ended.acquire(timeout=PATIENCE):
             raise SystemExit("a request of the replay did not end")
+    times.remove(ran)
     last = max((listener.last for listener in listeners), default=start)
-    return Replayed(outcomes, last - start, preemptions.count)
+    return Replayed(outcomes, last - start, preemptions.count, steps)
 
 
 def _submit(

@@ -27,9 +27,7 @@ def gpus(
     return SimulatedEngine(
         name=f"{model} on {f'{count} x ' if count > 1 else ''}{found.name}{split}",
         cost=AnalyticCost(found, shape, tensor=tensor, stages=stages),
-        blocks=cache_blocks(
-            found, shape, block_size=block_size, tensor=tensor, stages=stages
-        ),
+        blocks=cache_blocks(found, shape, block_size=block_size, tensor=tensor, stages=stages),
         block_size=block_size,
         step_tokens=step_tokens,
         token_budget=token_budget,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -151,7 +149,7 @@ def test_one_step_in_flight_at_a_time() -> None:
     step_ = Step(1, (Slice(sequence([1], (0,)), 0, 1, True),))
     local.submit(step_)
     with pytest.raises(RuntimeError, match="collect it"):
-        local.submit(replace(step_, id=2))
+        local.submit(step_._replace(id=2))
     assert local.collect().error is None
     local.submit(step_)
     local.close()  # with a step in flight, which is dropped

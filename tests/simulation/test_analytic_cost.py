@@ -47,7 +47,7 @@ def decode(batch: int, context: int) -> StepLoad:
 
 @given(loads())
 def test_without_losses_it_is_about_the_roofline_and_never_below(load: StepLoad) -> None:
-    load = replace(load, rows=load.rows + 1, padding=0)
+    load = load._replace(rows=load.rows + 1, padding=0)
     roofline = Roofline(CONFIG, WeightFormat("int8", 5.0, 8.0, "bfloat16", 16.0), PEAKS)
     bound = roofline.bound(load.rows, load.samples, load.pairs, load.sample_pairs, load.read)
     seconds = AnalyticCost(IDEAL, SHAPE).seconds(load)

@@ -153,6 +153,26 @@ def test_routers_see_what_is_open() -> None:
     assert instance.overlap(Arrival(0.0, 20, 5)) == 0
 
 
+def test_outstanding_tokens_are_those_that_every_sequence_may_still_need() -> None:
+    instance = Instance(make_spec(num_blocks=16))
+    for at, n in ((0.0, 1), (0.0, 3), (1.5, 1), (3.0, 1)):
+        assert instance.offer(Arrival(at, 14, 12, n=n), at) is None
+    now = 0.0
+    preempted = 0
+    while instance.has_work:
+        end = instance.begin(now)
+        assert end is not None
+        seqs = [s for i in range(4) for s in instance.scheduler.sequences(f"#{i}")]
+        open_ = [s for s in seqs if not s.finished]
+        assert instance.outstanding == sum(s.max_len - 1 - s.computed for s in open_)
+        assert instance.running == len(instance.scheduler.running)
+        instance.scheduler.check_integrity()
+        preempted += sum(served.preemptions for served in instance.finish())
+        now = end
+    assert instance.outstanding == 0
+    assert preempted > 0
+
+
 def stream(count: int) -> Iterator[Arrival]:
     for i in range(count):
         yield Arrival(i * 0.05, 8 + i % 50, 1 + i % 7)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.nouns.event import Event, Kind
+from headrace.nouns.event import Event, Kind, ignore
 from headrace.scheduling.cohort import Cohort
 from headrace.scheduling.limits import Limits
 from headrace.scheduling.round import Round
@@ -70,10 +70,13 @@ def specs(draw: st.DrawFn, longest: int) -> InstanceSpec:
     )
 
 
-def outcome(arrivals: list[Arrival], spec: InstanceSpec, plain: bool) -> Outcome:
+def outcome(
+    arrivals: list[Arrival], spec: InstanceSpec, plain: bool, listen: bool = True
+) -> Outcome:
     events: list[Event] = []
     served: list[Served] = []
-    totals = simulate(arrivals, replace(spec, plain=plain), served.append, events.append)
+    emit = events.append if listen else ignore
+    totals = simulate(arrivals, replace(spec, plain=plain), served.append, emit)
     return events, served, totals
 
 
@@ -82,6 +85,7 @@ def check(arrivals: list[Arrival], spec: InstanceSpec) -> None:
     for one, other in zip(plain[0], fast[0], strict=False):
         assert one == other
     assert plain == fast
+    assert outcome(arrivals, spec, plain=False, listen=False)[1:] == plain[1:]
     reached.update(event.kind.value for event in plain[0])
     reached["cached"] += any(served.cached for served in plain[1])
     reached["twice"] += any(served.preemptions > 1 for served in plain[1])

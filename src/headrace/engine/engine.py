@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 
 from headrace.engine.output import OutputFactory, TokenTaker
 from headrace.engine.step_times import StepTimes
@@ -90,7 +89,7 @@ class Engine:
         sampled: list[Sampled | None] = []
         elapsed = 0.0
         for slice in step.slices:
-            self.executor.submit(replace(step, slices=(slice,), copies=(), padding=0))
+            self.executor.submit(step._replace(slices=(slice,), copies=(), padding=0))
             result = self.executor.collect()
             elapsed += result.elapsed
             failed = result.error is not None

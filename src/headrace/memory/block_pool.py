@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 
 class BlockPool:
@@ -21,13 +21,15 @@ class BlockPool:
         self._on_reuse = on_reuse
         self._references = [0] * num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))
-        # In the order of release. A plain dict is slow to take its first item from.
-        self._kept: OrderedDict[int, None] = OrderedDict()
+        # In the order of reuse; a plain dict is slow to take its first item from. A run of blocks
+        # that nobody can ask for is one entry, under its first block; its last is reused first.
+        self._kept: OrderedDict[int, list[int] | None] = OrderedDict()
+        self._kept_count = 0
 
     @property
     def available(self) -> int:
         """Blocks that ``take`` can hand out now: free ones and kept ones."""
-        return len(self._free) + len(self._kept)
+        return len(self._free) + self._kept_count
 
     @property
     def held(self) -> int:
@@ -35,7 +37,7 @@ class BlockPool:
 
     @property
     def kept(self) -> int:
-        return len(self._kept)
+        return self._kept_count
 
     def references(self, block: int) -> int:
         return self._references[block]
@@ -45,8 +47,7 @@ class BlockPool:
         if self._free:
             block = self._free.pop()
         elif self._kept:
-            block, _ = self._kept.popitem(last=False)
-            self._on_reuse(block)
+            block = self._reuse(1)[0]
         else:
             return None
         self._references[block] = 1
@@ -59,19 +60,38 @@ class BlockPool:
         free = self._free
         blocks = free[: -count - 1 : -1]
         del free[-count:]
-        for _ in range(count - len(blocks)):
-            block, _ = self._kept.popitem(last=False)
-            self._on_reuse(block)
-            blocks.append(block)
+        if len(blocks) < count:
+            blocks += self._reuse(count - len(blocks))
         references = self._references
         for block in blocks:
             references[block] = 1
+        return blocks
+
+    def _reuse(self, count: int) -> list[int]:
+        """Takes so many kept blocks."""
+        self._kept_count -= count
+        kept, blocks = self._kept, []
+        while count:
+            block, run = next(iter(kept.items()))
+            if run is None:
+                del kept[block]
+                self._on_reuse(block)
+                blocks.append(block)
+                count -= 1
+                continue
+            taken = run[: -count - 1 : -1]
+            del run[-count:]
+            if not run:
+                del kept[block]
+            blocks += taken
+            count -= len(taken)
         return blocks
 
     def share(self, block: int) -> None:
         """One more reference to a held or kept block."""
         if self._references[block] == 0:
             del self._kept[block]
+            self._kept_count -= 1
         self._references[block] += 1
 
     def release(self, block: int, keep: bool) -> None:
@@ -82,32 +102,36 @@ class BlockPool:
         if count == 1:
             if keep:
                 self._kept[block] = None
+                self._kept_count += 1
             else:
                 self._free.append(block)
 
-    def release_own(self, blocks: Iterable[int], keep: bool) -> None:
-        """As ``release``, one after another; each of them has just one reference."""
+    def release_own(self, blocks: list[int], keep: bool) -> None:
+        """As ``release``, from the last to the first; each of them has just one reference.
+
+        Content that is kept so, nobody will ask for: ``on_reuse`` does not hear of it either.
+        """
         references = self._references
         for block in blocks:
             assert references[block] == 1, f"block {block} is not its holder's own"
             references[block] = 0
-        if keep:
-            self._kept.update(dict.fromkeys(blocks))
-        else:
-            self._free.extend(blocks)
+        if not keep:
+            self._free.extend(reversed(blocks))
+        elif blocks:
+            self._kept[blocks[0]] = blocks
+            self._kept_count += len(blocks)
 
     def clear_kept(self) -> int:
         """Gives up the content of every kept block; returns how many."""
-        cleared = list(self._kept)
-        for block in cleared:
-            del self._kept[block]
-            self._on_reuse(block)
-            self._free.append(block)
+        cleared = self._reuse(self._kept_count)
+        self._free += cleared
         return len(cleared)
 
     def check_integrity(self) -> None:
         """Each block is in exactly one of the three states."""
-        free, kept = set(self._free), set(self._kept)
+        free = set(self._free)
+        kept = {b for block, run in self._kept.items() for b in (run or (block,))}
+        assert len(kept) == self._kept_count, "a block is kept twice, or miscounted"
         assert len(free) == len(self._free), "a block is free twice"
         assert not free & kept, "a block is both free and kept"
         for block, count in enumerate(self._references):

@@ -74,10 +74,8 @@ class PrefixTree:
         return True
 
     def drop(self, block: int) -> None:
-        """The block's content is given up; it may have been nobody's."""
-        digest = self._of_block.pop(block, None)
-        if digest is not None:
-            del self._ready[digest]
+        """The block's content is given up."""
+        del self._ready[self._of_block.pop(block)]
 
     def check_integrity(self) -> None:
         """Blocks and digests agree; nothing is ready and pending at once."""

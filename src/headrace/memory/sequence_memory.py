@@ -249,15 +249,15 @@ class SequenceMemory:
         no sooner and no later than if it had been published.
         """
         if not self.prefix_cache:
-            self.pool.release_own(seq.blocks[::-1], keep=False)
+            self.pool.release_own(seq.blocks, keep=False)
             return []
         full = seq.computed // self.block_size
         if not seq.finished:
             self._publish(seq, chain, full)
             return seq.blocks
-        self.pool.release_own(seq.blocks[: full - 1 if full else None : -1], keep=False)
         first = min(chain.published, full)
-        self.pool.release_own(seq.blocks[first:full][::-1], keep)
+        self.pool.release_own(seq.blocks[full:], keep=False)
+        self.pool.release_own(seq.blocks[first:full], keep)
         return seq.blocks[:first]
 
     def _digests(self, seq: Sequence, tokens: int) -> list[Digest]:

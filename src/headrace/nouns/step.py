@@ -25,8 +25,7 @@ class Slice(NamedTuple):
         return self.start + self.length
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A frozen set of slices plus memory moves.
 
     ``copies`` are (source, destination) block ids, done before anything is computed; all sources
@@ -75,8 +74,7 @@ class Sampled(NamedTuple):
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(NamedTuple):
     """What an executor made of a step: one entry per slice, None where nothing was sampled.
 
     ``elapsed`` is the step's own time in seconds. ``error`` is set when the step as a whole

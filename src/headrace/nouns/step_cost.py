@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from headrace.nouns.step import Slice, Step
 
 
-@dataclass(frozen=True, slots=True)
-class StepLoad:
+class StepLoad(NamedTuple):
     """Counts over a step, all whole numbers.
 
     ``rows`` are computed for somebody, ``padding`` rows for nobody. ``slices`` of them ``decodes``
@@ -67,7 +65,7 @@ class StepLoad:
                 sample_pairs += start + length
         return cls(rows, padding, count, decodes, samples, pairs, decode_pairs, sample_pairs, read)
 
-    def __add__(self, other: StepLoad) -> StepLoad:
+    def __add__(self, other: StepLoad) -> StepLoad:  # type: ignore[override]
         return StepLoad(
             self.rows + other.rows,
             self.padding + other.padding,

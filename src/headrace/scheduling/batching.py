@@ -13,6 +13,8 @@ class StallFree:
     section 4.1, algorithm 3).
     """
 
+    only_decodes = True
+
     def fill(self, round: PlanningRound) -> str:
         round.decode_all()
         decoding = round.spent
@@ -34,6 +36,8 @@ class PrefillFirst:
     Iteration-level scheduling (Orca, OSDI '22, section 3.1) with the prefill priority of
     vLLM's first scheduler. A prompt is split only where the executor's limit forces it.
     """
+
+    only_decodes = True
 
     def fill(self, round: PlanningRound) -> str:
         for seq in round.prefilling():

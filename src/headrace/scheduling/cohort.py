@@ -68,6 +68,11 @@ class Cohort:
         """Blocks that the members need for their next row."""
         return self._due[self.tick % self._size]
 
+    @property
+    def until_end(self) -> int:
+        """Ticks until somebody ends by the next row."""
+        return min(self._ends) - self.tick
+
     def join(self, seq: Sequence) -> None:
         """Takes in a sequence that has just won a token, if nobody shares what it writes."""
         request = seq.request

@@ -161,7 +161,11 @@ class PlanningRound(Protocol):
 
 
 class BatchingPolicy(Protocol):
-    """How is this step's token budget spent?"""
+    """How is this step's token budget spent?
+
+    One whose ``fill``, when nobody waits and nobody has more than one token uncomputed, does just
+    ``decode_all`` may say so by a true attribute ``only_decodes``; simulations are the faster.
+    """
 
     def fill(self, round: PlanningRound) -> str:
         """Schedules slices through ``round``; returns the reason for the step's shape."""

@@ -103,6 +103,13 @@ class Scheduler:
         if foresight is not None and not self._computed:
             self._loose = {}
             self._cohort = Cohort(memory, foresight, self._running, self._loose)
+        # Whether steps in which all that happens is a row of each member may be run by ``coast``.
+        self._coasts = (
+            self._cohort is not None
+            and not self._listening
+            and not policies.order.dynamic
+            and getattr(policies.batching, "only_decodes", False)
+        )
         self._left_in_flight: list[Sequence] = []  # members that ended in the step under way
         self._in_flight: set[Sequence] = set()
         self._explained: dict[Sequence, None] = {}
@@ -133,6 +140,17 @@ class Scheduler:
         if self._cohort is not None:
             self._cohort.settle()
         return list(self._running)
+
+    @property
+    def started(self) -> int:
+        """How many run."""
+        return len(self._running)
+
+    @property
+    def stored(self) -> int:
+        """Tokens whose state those that run have."""
+        steady = 0 if self._cohort is None else self._cohort.computed
+        return steady + sum([seq.computed for seq in self._loose])
 
     @property
     def order(self) -> OrderPolicy:
@@ -234,6 +252,36 @@ class Scheduler:
         }
         self._emit(Event(Kind.PLANNED, now, step_id=step.id, reason=reason, data=data))
         return step
+
+    def coast(self, now: float, run: Callable[[int, int, float], float | None]) -> float:
+        """Runs steps, from ``now`` on, as long as all that happens is a token for everybody.
+
+        The same as ``plan`` and ``commit`` for each of them. ``run`` is given the rows, the
+        positions that they see together and the time of a step, and returns its end, or None if
+        it is not to be run. Returns the end of the last one.
+        """
+        cohort, memory = self._cohort, self.memory
+        if cohort is None or not self._coasts or not len(cohort):
+            return now
+        if self._loose or len(self.waiting) or self._in_flight:
+            return now
+        rows, steps = len(cohort), 0
+        pairs = cohort.computed
+        for _ in range(cohort.until_end):
+            pairs += rows
+            if cohort.due > memory.available:
+                break
+            end = run(rows, pairs, now)
+            if end is None:
+                break
+            self.waiting.refresh(now)
+            cohort.depart()
+            cohort.arrive()
+            now = end
+            steps += 1
+        self._steps += steps
+        self._guard.ran(rows * steps)
+        return now
 
     def commit(
         self, step: Step, result: StepResult, now: float, stopper: Stopper | None = None

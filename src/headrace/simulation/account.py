@@ -14,15 +14,17 @@ NOTHING = Delta("", 0)
 
 
 class Account:
-    """Collects the request's sequences as they end; ``done`` is told after the last."""
+    """Collects the request's sequences; ``told`` hears of every end, how many are left open."""
 
-    __slots__ = ("_done", "_ended", "arrival", "request_id", "sequences")
+    __slots__ = ("_ended", "_told", "arrival", "request_id", "sequences")
 
-    def __init__(self, arrival: Arrival, request_id: str, done: Callable[[Account], None]) -> None:
+    def __init__(
+        self, arrival: Arrival, request_id: str, told: Callable[[Account, int], None]
+    ) -> None:
         self.arrival = arrival
         self.request_id = request_id
         self.sequences: list[Sequence] = []
-        self._done = done
+        self._told = told
         self._ended = 0
 
     def of(self, seq: Sequence) -> Silence:
@@ -32,13 +34,7 @@ class Account:
 
     def end_one(self) -> None:
         self._ended += 1
-        if self._ended == self.arrival.n:
-            self._done(self)
-
-    @property
-    def outstanding(self) -> int:
-        """Tokens that its sequences may still need computed."""
-        return sum(s.max_len - 1 - s.computed for s in self.sequences if not s.finished)
+        self._told(self, self.arrival.n - self._ended)
 
     def served(self) -> Served:
         """The sum; every sequence has ended."""

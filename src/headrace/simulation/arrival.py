@@ -80,8 +80,7 @@ class Arrival:
         private = self.prompt_tokens - len(prompt)
         if private <= 0:
             return prompt[: self.prompt_tokens]
-        # One token of its own makes all that follows it its own.
-        return (*prompt, -2 - 2 * serial, *(0,) * (private - 1))
+        return prompt + (-2 - 2 * serial,) * private
 
 
 @lru_cache(maxsize=4096)

@@ -10,9 +10,9 @@ from headrace.simulation.clock import VirtualClock
 
 
 class SimulatedExecutor:
-    """One step at a time. ``submit`` says when it will be done (``ends``) and how many
-    tokens it computes (``rows``); ``collect`` gives the
-    result, whatever the clock shows: whoever runs the simulation moves it.
+    """One step at a time. ``submit`` says what it is (``load``) and when it will be done
+    (``ends``); ``collect`` gives the result, whatever the clock shows: whoever runs the simulation
+    moves it. ``steps``, ``tokens`` and ``seconds`` are sums over the steps collected.
 
     Outputs are as long as ``expect`` said, of tokens that no other sequence has.
     """
@@ -23,7 +23,8 @@ class SimulatedExecutor:
         self.cost = cost
         self.clock = clock
         self.ends = 0.0
-        self.rows = 0
+        self.steps = self.tokens = 0
+        self.seconds = 0.0
         self.load = StepLoad()
         self._lengths: dict[str, int] = {}
         self._result: StepResult | None = None
@@ -35,15 +36,30 @@ class SimulatedExecutor:
     def submit(self, step: Step) -> None:
         load = StepLoad.of(step)
         seconds = self.cost.seconds(load)
-        self.load, self.rows = load, load.rows
+        self.load = load
         self.ends = self.clock.time + seconds
         sampled = tuple(self._sample(s.sequence) if s.samples else None for s in step.slices)
         self._result = StepResult(step.id, sampled, seconds)
 
+    def try_steady(self, rows: int, pairs: int, now: float, until: float) -> float | None:
+        """The end of a step of decodes begun ``now``, None if that is not before ``until``."""
+        load = StepLoad(rows, 0, rows, rows, rows, pairs, pairs, pairs, pairs - rows)
+        seconds = self.cost.seconds(load)
+        if now + seconds >= until:
+            return None
+        self._count(rows, seconds)
+        return now + seconds
+
     def collect(self) -> StepResult:
         result, self._result = self._result, None
         assert result is not None, "no step was submitted"
+        self._count(self.load.rows, result.elapsed)
         return result
+
+    def drop(self) -> None:
+        """Forgets everything, the step under way too; the sums stay."""
+        self._lengths.clear()
+        self._result = None
 
     def forget(self, sequence: Sequence) -> None:
         pass
@@ -63,6 +79,11 @@ class SimulatedExecutor:
     def token(self, seq: Sequence) -> int:
         """What all of its output tokens are but an end token."""
         return -3 - 2 * seq.ticket  # private prompts have even numbers
+
+    def _count(self, tokens: int, seconds: float) -> None:
+        self.steps += 1
+        self.tokens += tokens
+        self.seconds += seconds
 
     def _sample(self, seq: Sequence) -> Sampled:
         won, request = seq.output_len + 1, seq.request

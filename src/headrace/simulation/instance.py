@@ -61,7 +61,8 @@ class InstanceSpec:
 class Instance:
     """Takes arrivals, and runs steps between times that its owner names.
 
-    ``steps`` and ``tokens`` (rows computed) are counted from the first start on.
+    ``steps``, ``tokens`` (rows computed) and ``seconds`` (of steps) are counted from the first
+    start on.
     The owner keeps the calendar: it calls ``offer`` at the time of an arrival, ``begin`` whenever
     no step is under way and there is work, and ``finish`` at the time that ``begin`` returned.
     An arrival during a step joins the queue when that step has ended, as it does live, where
@@ -74,17 +75,16 @@ class Instance:
         self.busy = False
         self._emit = emit
         self._serial = 0
-        self.steps = 0
-        self.tokens = 0
+        self.executor = SimulatedExecutor(spec.cost, self.clock)
         self._start()
 
     def _start(self) -> None:
         spec = self.spec
         self._inbox: list[tuple[Arrival, Request]] = []
         self._ended: list[Served] = []
+        self._promised = 0  # tokens that open sequences may need computed in all
         self._accounts: dict[str, Account] = {}
         self.memory = SequenceMemory(spec.num_blocks, spec.block_size, spec.prefix_cache)
-        self.executor = SimulatedExecutor(spec.cost, self.clock)
         self.scheduler = Scheduler(
             self.memory,
             spec.policies(),
@@ -129,17 +129,25 @@ class Instance:
         self._serial += 1
         door.enter(request, now)
         self._inbox.append((arrival, request))
+        self._promised += arrival.n * (arrival.prompt_tokens + arrival.asked - 1)
         return None
 
-    def begin(self, now: float) -> float | None:
+    def begin(self, now: float, until: float | None = None) -> float | None:
         """Plans a step; the time at which it will be done, None if nothing can be run now.
 
-        Where work is left even so, a policy holds it back: try again a little later.
+        Where work is left even so, a policy holds it back: try again a little later. An owner
+        that knows that nothing will be offered before ``until`` lets the instance run whole steps
+        until then in which no sequence starts or ends; the step begun is the one after those.
         """
         assert not self.busy, "a step is under way"
         self.clock.time = now
         if self._inbox:
             self._read_inbox()
+        elif until is not None and self.door.outlook is None:
+            try_steady = self.executor.try_steady
+            self.clock.time = self.scheduler.coast(
+                now, lambda rows, pairs, at: try_steady(rows, pairs, at, until)
+            )
         self.busy = self.engine.begin()
         return self.executor.ends if self.busy else None
 
@@ -150,8 +158,6 @@ class Instance:
         if self.door.outlook is not None:
             self.door.outlook.look(self.clock.time)
         self.busy = False
-        self.steps += 1
-        self.tokens += self.executor.rows
         return self._hand_over()
 
     def abort_all(self, now: float, why: str) -> list[Served]:
@@ -165,8 +171,23 @@ class Instance:
         lost = self._hand_over()
         lost += [Served(arrival, now, finish=FinishReason.ABORT) for arrival, _ in self._inbox]
         self.busy = False
+        self.executor.drop()
         self._start()
         return lost
+
+    # What it has done
+
+    @property
+    def steps(self) -> int:
+        return self.executor.steps
+
+    @property
+    def tokens(self) -> int:
+        return self.executor.tokens
+
+    @property
+    def seconds(self) -> float:
+        return self.executor.seconds
 
     # What routers may know
 
@@ -177,13 +198,12 @@ class Instance:
 
     @property
     def running(self) -> int:
-        return len(self.scheduler.running)
+        return self.scheduler.started
 
     @property
     def outstanding(self) -> int:
         """Tokens that its open requests may still need computed: prompts, and output asked for."""
-        inbox = sum(a.n * (a.prompt_tokens + a.asked - 1) for a, _ in self._inbox)
-        return inbox + sum(account.outstanding for account in self._accounts.values())
+        return self._promised - self.scheduler.stored
 
     def overlap(self, arrival: Arrival) -> int:
         """Tokens at the beginning of its prompt whose state is in memory."""
@@ -201,8 +221,12 @@ class Instance:
             self.door.passed(request)
         self._inbox.clear()
 
-    def _close(self, account: Account) -> None:
-        """The request's last sequence has ended."""
+    def _close(self, account: Account, left: int) -> None:
+        """A sequence of the request has ended; the last one if none is left."""
+        arrival = account.arrival
+        self._promised -= arrival.prompt_tokens + arrival.asked - 1
+        if left:
+            return
         del self._accounts[account.request_id]
         self.executor.forget_request(account.request_id)
         served = account.served()

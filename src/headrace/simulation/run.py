@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -58,14 +59,14 @@ def simulate(
     coming = next(stream, None)
     now = 0.0
     while True:
-        end = instance.begin(now) if instance.has_work else None
+        until = math.inf if coming is None else coming.at
+        end = instance.begin(now, until) if instance.has_work else None
         if end is None:
             if coming is None and not instance.has_work:
                 break
-            held = now + HELD_BACK if instance.has_work else float("inf")
+            held = now + HELD_BACK if instance.has_work else math.inf
             now = held if coming is None else min(held, max(now, coming.at))
         else:
-            totals.busy += end - now
             now = end
         while coming is not None and coming.at <= now:
             refused = instance.offer(coming, coming.at)
@@ -77,5 +78,5 @@ def simulate(
         if end is not None:
             for served in instance.finish():
                 tell(served)
-    totals.steps, totals.tokens = instance.steps, instance.tokens
+    totals.steps, totals.tokens, totals.busy = instance.steps, instance.tokens, instance.seconds
     return totals

@@ -7,8 +7,10 @@ overhead), since the engines measured differ in them, and little is left of them
 Sources, as stored in 2026: lmdeploy v0.1.0a1, docs/en/benchmark/a100_fp16.md (static batches on
 A100-80G: median seconds between tokens; latency of the first token of one sequence); TensorRT-LLM
 v0.5 and v0.6.1, docs/source/performance.md (latency of the first token; output tokens per second of
-static batches); Vidur, data/profiling/compute/a100/meta-llama/Llama-2-7b-hf/mlp.csv (operators of a
-layer without attention; means, summed, times 32 layers).
+static batches); Headrace itself on a 2-core virtual machine (docs/log.md, "Cost against batch and
+context"; the host's share included); Vidur,
+data/profiling/compute/a100/meta-llama/Llama-2-7b-hf/mlp.csv (operators of a layer without
+attention; means, summed, times 32 layers).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 
 from headrace.nouns.step_cost import StepLoad
 from headrace.simulation.analytic_cost import AnalyticCost
-from headrace.simulation.device import load_device
+from headrace.simulation.device import Device, load_device
 from headrace.simulation.model_shape import ModelShape, load_shape
 
 LMDEPLOY, TENSORRT, VIDUR = "lmdeploy", "TensorRT-LLM", "Vidur"
@@ -131,6 +133,35 @@ THROUGHPUTS = [
     Throughput("l40s", "llama-7b", 1, 32, 2048, 128, 581, "float8"),
 ]
 
+# The machine of docs/log.md as doctor measured it, with the shares and overheads of the processors
+# in simulation/devices.
+XEON = load_device("xeon-8480")
+OURS = Device(
+    name="2-core virtual machine", kind="cpu", memory=24e9, bandwidth=53.5e9,
+    peak={"float32": 1.5e11, "bfloat16": 9e11, "int8": 2.011e12}, products=XEON.products,
+    attention=XEON.attention, reading=XEON.reading, step_overhead=XEON.step_overhead,
+    sequence_overhead=XEON.sequence_overhead, sources={},
+)  # fmt: skip
+OUR_STEPS = {
+    128: {1: 2.45, 8: 4.2, 64: 19.4, 128: 37.5},
+    512: {1: 2.56, 8: 6.2, 64: 34.8, 128: 67.2},
+    2048: {1: 3.0, 8: 11.6, 64: 80.2, 128: 151.0},
+    8192: {1: 8.3, 8: 47.8},
+}  # milliseconds by context and batch
+
+
+def check_ours() -> list[Result]:
+    shape = load_shape("smollm2-135m")
+    assert shape is not None
+    # Four bits a weight of the layers with their scales, eight of the output matrix, bf16 cache.
+    served = replace(shape, products="int8", matrix_bits=5.0, head_bits=8.0)
+    cost = AnalyticCost(OURS, served)
+    return [
+        Result(f"Headrace: smollm2-135m, {batch} decodes at {context}", "ms", ms,
+               1e3 * cost.seconds(decode(batch, context)))
+        for context, figures in OUR_STEPS.items() for batch, ms in figures.items()
+    ]  # fmt: skip
+
 
 def cost_of(device: str, model: str, tensor: int, weights: str) -> AnalyticCost:
     """Without the host's share of a step. float8 means of the cache, too."""
@@ -170,13 +201,15 @@ def main() -> None:
     options = parser.parse_args()
     steps = [check_step(case) for case in CASES]
     rates = [check_throughput(case) for case in THROUGHPUTS]
-    results = [*steps, *rates]
+    ours = check_ours()
+    results = [*steps, *rates, *ours]
     if options.json:
         print(json.dumps([asdict(r) | {"error": r.error} for r in results], indent=1))
         return
     for r in results:
         print(f"{r.name:<72}{r.published:>9.1f}{r.predicted:>9.1f} {r.unit:<6}{r.error:>+7.0%}")
-    for name, some in (("steps", steps), ("throughput of batches", rates)):
+    parts = (("steps on GPUs", steps), ("throughput of batches", rates), ("our steps", ours))
+    for name, some in parts:
         errors = sorted(abs(r.error) for r in some)
         print(
             f"{name}: {len(errors)} figures, |error| {statistics.median(errors):.0%} at the median,"

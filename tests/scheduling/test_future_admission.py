@@ -12,7 +12,8 @@ from headrace.nouns.errors import ConfigError
 from headrace.nouns.event import Event, Kind
 from headrace.nouns.sequence import FinishReason, Sequence, Wait
 from headrace.scheduling.forecast import Forecast, uniform
-from headrace.scheduling.future_admission import Future, overflow
+from headrace.scheduling.future_admission import Future
+from headrace.scheduling.memory_peak import Peak
 from headrace.scheduling.output_lengths import OutputLengths
 from headrace.scheduling.scheduler import Scheduler
 from tests.scheduling.mock_executor import (
@@ -55,9 +56,11 @@ def test_memory_overflows_if_it_ever_does(
         for t in range(1, 1 + max(left for left, _ in sequences))
     }
     most = max(use.values())
-    assert overflow(sequences, most, size) is None
+    peak = Peak(sequences, size)
+    assert peak.excess(most) is None
+    assert peak.tokens >= most * size
     room = most + spare
-    found = overflow(sequences, room, size)
+    found = peak.excess(room)
     assert (found is not None) == (most > room)
     if found is not None:
         blocks, when = found
@@ -147,7 +150,7 @@ def test_a_refusal_says_what_is_foreseen() -> None:
     assert cause(waiting) is Wait.MEMORY
     assert waiting.wait_detail == (
         "with it, expected to go on for 12 tokens, 12 blocks would be in use in 12 steps and"
-        " there are 9; it has to fit in 8 of 8 forecasts"
+        " there are 9; it has to fit in 4 of 4 forecasts"
     )
 
 
@@ -181,7 +184,7 @@ def test_confidence_is_the_share_of_forecasts_in_which_it_fits(
     known = taught(*[1, 50] * 50)
     refused = 0
     for trial in range(200):
-        policy = Future(samples, confidence, known)
+        policy = Future(samples, confidence, 0.0, known)
         scheduler = make_scheduler(admission=policy, blocks=18, budget=64)
         for _ in range(trial):  # other draws
             scheduler.abort("x", 0.0, "") if scheduler.add(make_request("x", [1]), 0.0) else None
@@ -310,12 +313,16 @@ def test_a_refusal_that_stands_is_one_that_would_be_made_again(
     """Thinking anew for every plan admits nobody who decodes only beside others sooner."""
 
     class Anew(Future):
+        steady = False  # nobody's prompt was being computed when it was last thought about
+
+        def _foresee(self, seq: Sequence, running: list[Sequence], *rest: object) -> str | None:
+            self.steady = all(other.uncomputed == 1 for other in running)
+            return super()._foresee(seq, running, *rest)  # type: ignore[arg-type]
+
         def refusal(self, seq: Sequence, *rest: object) -> str | None:
             standing = super().refusal(seq, *rest)  # type: ignore[arg-type]
-            running = rest[0]
-            assert isinstance(running, list)
-            if standing and not any(other.uncomputed > 1 for other in running):
-                assert self._foresee(seq, *rest) is not None  # type: ignore[arg-type]
+            if standing and self.steady:
+                assert super()._foresee(seq, *rest) is not None  # type: ignore[arg-type]
             return standing
 
     scheduler = make_scheduler(admission=Anew(), blocks=blocks, budget=64)
@@ -335,6 +342,8 @@ def test_parameters_are_checked() -> None:
     for confidence in (0.0, 1.1):
         with pytest.raises(ConfigError, match="confidence is"):
             Future(confidence=confidence)
+    with pytest.raises(ConfigError, match="spare is"):
+        Future(spare=1.0)
 
 
 def test_targets_of_a_request_do_not_matter() -> None:

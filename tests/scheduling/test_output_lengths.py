@@ -61,7 +61,7 @@ def test_conditional_quantiles_are_those_of_the_lengths_that_are_longer(
     share = (u + 0.5) / 10_001  # never where a count of at most 60 makes a step
     table = LengthTable(lengths)
     if max(lengths) > produced:
-        assert table.draw(produced, share) == counted(lengths, produced, share)
+        assert table.draws(produced, [share]) == [counted(lengths, produced, share)]
         assert table.beyond(produced) == sum(length > produced for length in lengths)
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import accumulate, count
 from math import ceil
-from operator import add, mul
+from operator import sub
 
 from headrace.nouns.errors import ConfigError
 from headrace.nouns.sequence import Sequence
 from headrace.scheduling.forecast import Forecast
+from headrace.scheduling.memory_peak import Peak
 from headrace.scheduling.output_lengths import OutputLengths
 from headrace.scheduling.policy import MemoryView, Surroundings
 
-SAMPLES = 8
-CONFIDENCE = 0.9
+SAMPLES = 4
+CONFIDENCE = 0.8
+SPARE = 0.05
+ROOMY = 8
+"""If an eighth of the memory is left even if nobody ended, forecasts are not looked at closely."""
+GLANCES = 32
+"""Admissions in a row without looking for those that outlived their forecasts."""
 
 
 class Future:
@@ -25,7 +29,8 @@ class Future:
     the candidate, memory use peaks right before one of them ends. Differences from the paper:
 
     - Not one forecast but ``samples`` independent ones; the peak has to fit in at least
-      ``confidence`` of them, which takes the place of a share of memory kept in reserve.
+      ``confidence`` of them, and leave the share ``spare`` of memory free where anybody has to end
+      for the others to have room.
     - A draw stands until the sequence outlives it, and only then is a longer one drawn. That is
       distributed like drawing anew for every step, but who was refused does not get in by being
       asked often enough. So a refusal stands until somebody starts, ends or yields, or until
@@ -42,18 +47,26 @@ class Future:
         self,
         samples: int = SAMPLES,
         confidence: float = CONFIDENCE,
+        spare: float = SPARE,
         lengths: OutputLengths | None = None,
     ) -> None:
         if samples < 1:
             raise ConfigError(f"samples is {samples}; it must be at least 1")
         if not 0 < confidence <= 1:
             raise ConfigError(f"confidence is {confidence}; it must be above 0 and at most 1")
+        if not 0 <= spare < 1:
+            raise ConfigError(f"spare is {spare}; it must be at least 0 and below 1")
         self.lengths = lengths or OutputLengths()
+        self._spare = spare
         self._samples = samples
         self._needed = ceil(confidence * samples - 1e-9)
-        self._forecasts: dict[Sequence, Forecast] = {}
-        self._paths = list(range(samples))  # the one that was tightest last comes first
-        self._budget = 1
+        self._budget, self._size = 1, 1
+        self._forecasts: dict[Sequence, Forecast] = {}  # of those running, and some waiting
+        self._promised = 0  # blocks that those running need if none ends before the last
+        self._glances = 0
+        self._paths = list(range(samples))  # forecasts, the one that was tightest last first
+        # No path's peak is above these, in tokens, whatever may delay those that run.
+        self._bounds = [0] * samples
         self._refused: Sequence | None = None
         self._reason = ""
         self._pilot: Sequence | None = None  # the refusal stands until it has ``_until`` tokens
@@ -63,25 +76,42 @@ class Future:
 
     def bind(self, surroundings: Surroundings) -> None:
         self._budget = surroundings.limits.token_budget
+        self._size = surroundings.memory.block_size
 
     def admitted(self, seq: Sequence, found: int, now: float) -> None:
         self._refused = None
+        forecast = self._forecast(seq)
+        forecast.promised = self._blocks(forecast.longest)
+        self._promised += forecast.promised
+        for path, total in enumerate(forecast.totals):
+            self._bounds[path] += total + self._size
 
     def preempted(self, seq: Sequence, lost: int, now: float) -> None:
         self._refused = None
+        forecast = self._forecasts[seq]
+        self._promised -= forecast.promised
+        forecast.promised = 0
 
     def ended(self, seq: Sequence, now: float) -> None:
         self._refused = None
-        self._forecasts.pop(seq, None)
+        forecast = self._forecasts.pop(seq, None)
+        if forecast is not None:
+            self._promised -= forecast.promised
         self.lengths.observe(seq)
 
     # Admission
 
     def refusal(self, seq: Sequence, running: list[Sequence], memory: MemoryView) -> str | None:
         if not running:
+            self._bounds = [0] * self._samples
             return None
         if seq is self._refused and self._pilot and len(self._pilot.tokens) < self._until:
             return self._reason
+        need = self._promised + self._blocks(self._forecast(seq).longest)
+        if need + memory.total // ROOMY <= memory.total and self._glances < GLANCES:
+            self._glances += 1
+            return None
+        self._glances = 0
         reason = self._foresee(seq, running, memory)
         self._refused = None if reason is None else seq
         self._reason = reason or ""
@@ -89,30 +119,45 @@ class Future:
 
     def _foresee(self, seq: Sequence, running: list[Sequence], memory: MemoryView) -> str | None:
         """Why ``seq`` may not start, or None if it fits in enough forecasts."""
-        forecasts = [self._forecast(other) for other in (*running, seq)]
-        lens = [len(forecast.seq.tokens) for forecast in forecasts]
-        shared, common = self._shares(seq, running, memory)
-        size, free = memory.block_size, memory.total - common
-        # Whoever has n tokens needs blocks for n - 1 in the step that gives it the last of them.
-        need = sum(
-            (forecast.longest + size - 2) // size - common_with
-            for forecast, common_with in zip(forecasts, shared, strict=True)
-        )
-        if need <= free:  # even if nobody ended
+        lens = [len(other.tokens) for other in running]
+        known = self._forecasts
+        for other, n in zip(running, lens, strict=True):
+            if n >= known[other].shortest:
+                self._forecast(other)
+        candidate = self._forecast(seq)
+        total, size = memory.total, memory.block_size
+        if self._promised + self._blocks(candidate.longest) <= total:  # even if nobody ended
             return None
-        delay = self._delay(running, seq)
-        late = [delay * (other.uncomputed > 1) for other in running] + [delay]
+        room = total - int(self._spare * total)
+        loose = [
+            path
+            for path in self._paths
+            if self._bounds[path] + candidate.totals[path] + size > room * size
+        ]
+        fits = self._samples - len(loose)
+        if fits >= self._needed:
+            return None
+        lefts = [n - other.computed for other, n in zip(running, lens, strict=True)]
+        delay = self._delay(sum([left for left in lefts if left > 1]), len(running), seq)
+        late = [delay if left > 1 else 0 for left in lefts]
+        late.append(delay)
+        lens.append(len(seq.tokens))
+        shared, common = self._shares(seq, running, memory)
+        free = room - common
         # After t more steps a sequence has (base + t) // size blocks of its own.
         bases = [n + size - 2 - size * own for n, own in zip(lens, shared, strict=True)]
-        fits, wait = 0, 0
-        for at, path in enumerate(self._paths):
-            lefts = [
-                forecast.totals[path] - n + more
-                for forecast, n, more in zip(forecasts, lens, late, strict=True)
-            ]
-            excess = overflow(zip(lefts, bases, strict=True), free, size)
+        sooner = [n - more for n, more in zip(lens, late, strict=True)]
+        every = [known[other].totals for other in running]
+        every.append(candidate.totals)
+        misses, wait = 0, 0
+        for path in loose:
+            totals = [draws[path] for draws in every]
+            peak = Peak(zip(map(sub, totals, sooner), bases, strict=True), size)
+            excess = peak.excess(free)
             if excess is None:
                 fits += 1
+                unsure = sum(t + size for t, more in zip(totals, late, strict=True) if more)
+                self._bounds[path] = peak.tokens + common * size + unsure
                 if fits == self._needed:
                     return None
                 continue
@@ -120,24 +165,30 @@ class Future:
             # Started later, it is smaller at that moment by a token for each step.
             better = min(when, (blocks - free - 1) * size + 1)
             wait = min(wait or better, better)
-            if at + 1 - fits > self._samples - self._needed:
-                self._paths.insert(0, self._paths.pop(at))
+            misses += 1
+            if misses > self._samples - self._needed:
+                self._paths.remove(path)
+                self._paths.insert(0, path)
                 self._stand(running, late, wait)
-                expected = forecasts[-1].totals[path] - lens[-1]
                 return (
-                    f"with it, expected to go on for {expected} tokens,"
+                    f"with it, expected to go on for {totals[-1] - lens[-1]} tokens,"
                     f" {blocks} blocks would be in use in {when} steps and there are {free}; it has"
                     f" to fit in {self._needed} of {self._samples} forecasts"
                 )
         raise AssertionError("either enough forecasts fit or too few")
 
     def _stand(self, running: list[Sequence], late: list[int], steps: int) -> None:
-        """The refusal stands for so many steps: until one that decodes has as many tokens more."""
+        """The refusal stands for so many steps: until one that decodes has as many tokens more.
+
+        But not for longer than others' prompts take, which are why some are late.
+        """
+        if any(late[:-1]):
+            steps = min(steps, late[-1])
+        self._pilot = None
         for other, more in zip(running, late, strict=False):
             if not more:
                 self._pilot, self._until = other, len(other.tokens) + steps
                 return
-        self._pilot = None
 
     def _forecast(self, seq: Sequence) -> Forecast:
         """What is foreseen for ``seq``, drawn anew where it has come further than that."""
@@ -145,13 +196,22 @@ class Future:
         if forecast is None:
             forecast = self._forecasts[seq] = Forecast(seq, self._samples, self.lengths)
         elif len(seq.tokens) >= forecast.shortest:
-            forecast.extend(self.lengths)
+            changed = forecast.extend(self.lengths)
+            if forecast.promised:  # it runs
+                self._promised -= forecast.promised
+                forecast.promised = self._blocks(forecast.longest)
+                self._promised += forecast.promised
+                for path in changed:
+                    self._bounds[path] += forecast.totals[path] + self._size
         return forecast
 
-    def _delay(self, running: list[Sequence], seq: Sequence) -> int:
+    def _blocks(self, total: int) -> int:
+        """Blocks that the state of a whole sequence fills; that of its last token is not kept."""
+        return (total + self._size - 2) // self._size
+
+    def _delay(self, uncomputed: int, running: int, seq: Sequence) -> int:
         """Steps until the prompts of all that have started, and of ``seq``, are computed."""
-        uncomputed = sum(left for other in running if (left := other.uncomputed) > 1)
-        beside = max(1, self._budget - len(running))
+        beside = max(1, self._budget - running)
         return -(-(uncomputed + seq.uncomputed) // beside)
 
     @staticmethod
@@ -163,50 +223,20 @@ class Future:
         held = memory.held_prefix(seq)
         if seq.request.n > 1 and not seq.output_len:
             held = max(held, _siblings_prompt(seq, running, memory.block_size), key=len)
-        blocks = [len(other.blocks) for other in running]
+        blocks = sum([len(other.blocks) for other in running])
         used = memory.total - memory.available
-        if sum(blocks) == used and not held:
+        if blocks == used and not held:
             return [0] * (len(running) + 1), 0
         shares = [memory.shared(other) for other in running]
         if held:
             for at, other in enumerate(running):
                 if other.blocks and other.blocks[0] == held[0]:
                     shares[at] = max(shares[at], _in_common(other.blocks, held))
-        common = used - sum(blocks) + sum(shares)
+        common = used - blocks + sum(shares)
         # A block that is still written to is copied first, so that it becomes its holder's own.
         size = memory.block_size
         settled = [min(n, s.computed // size) for n, s in zip(shares, running, strict=True)]
         return [*settled, len(held)], common
-
-
-def overflow(sequences: Iterable[tuple[int, int]], room: int, size: int) -> tuple[int, int] | None:
-    """A moment at which more than ``room`` blocks are in use: how many, and in how many steps.
-
-    Each (steps left, base) has (base + t) // size blocks in the t-th step from now, up to its
-    last. Use grows until somebody ends, so only last steps are looked at. O(n log n).
-    """
-    ordered = sorted(sequences, reverse=True)  # who ends last comes first
-    lefts = [left for left, _ in ordered]
-    # First as if blocks could be split: that settles most cases without a loop in Python.
-    whole = map(add, accumulate(base for _, base in ordered), map(mul, count(1), lefts))
-    tokens, when = max(zip(whole, lefts, strict=True))
-    if tokens < (room + 1) * size:
-        return None
-    if tokens - len(ordered) * (size - 1) > room * size:
-        return _in_use(ordered, when, size), when
-    blocks, rests = 0, [0] * size  # of those not ended: how many have which remainder
-    for alive, (left, base) in enumerate(ordered, 1):
-        blocks += base // size
-        rests[base % size] += 1
-        more, rest = divmod(left, size)
-        if blocks + alive * more + sum(rests[size - rest :]) > room:
-            return _in_use(ordered, left, size), left
-    return None
-
-
-def _in_use(sequences: list[tuple[int, int]], when: int, size: int) -> int:
-    """Blocks in use in the step ``when``."""
-    return sum((base + when) // size for left, base in sequences if left >= when)
 
 
 def _siblings_prompt(seq: Sequence, running: list[Sequence], size: int) -> list[int]:

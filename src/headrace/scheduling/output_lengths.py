@@ -66,15 +66,21 @@ class LengthTable:
         at = bisect_right(self._ends, length)
         return self._ended[at - 1] if at else 0.0
 
-    def draw(self, produced: int, u: float) -> int | None:
-        """The ``u``-quantile, u in [0, 1), of the length of one that has ``produced`` tokens and
-        goes on: the least length with more than u of the probability at or below it. None if that
+    def draws(self, produced: int, us: Listing[float]) -> list[int | None]:
+        """Quantiles of the length of one that has ``produced`` tokens and goes on: for each u in
+        [0, 1) the least length with more than u of the probability at or below it. None if that
         is longer than any that ended."""
-        gone = self.ended_by(produced)
-        at = bisect_right(self._ended, gone + u * (1 - gone), lo=bisect_right(self._ends, produced))
-        if at < len(self._ends):
-            return self._ends[at]
-        return self._ends[-1] if self._ended and self._ended[-1] == 1.0 else None
+        ends, ended = self._ends, self._ended
+        first = bisect_right(ends, produced)
+        gone = ended[first - 1] if first else 0.0
+        last = len(ends) - 1
+        found: list[int | None] = []
+        for u in us:
+            at = bisect_right(ended, gone + u * (1 - gone), first)
+            if at > last and ended and ended[-1] == 1.0:
+                at = last
+            found.append(ends[at] if at <= last else None)
+        return found
 
 
 class _Class:
@@ -143,13 +149,10 @@ class OutputLengths:
         table = self._table(request, produced)
         if table is None:
             return [produced + 1 + int(u * (bound - produced)) for u in us]
-        found: list[int] = []
-        for u in us:
-            length = table.draw(produced, u)
-            if length is None:
-                length = self._beyond(table, produced, bound, u)
-            found.append(min(length, bound))
-        return found
+        return [
+            min(self._beyond(table, produced, bound, u) if length is None else length, bound)
+            for u, length in zip(us, table.draws(produced, us), strict=True)
+        ]
 
     def quantile(self, request: Request, produced: int, share: float) -> int:
         """The output length that ``request`` keeps within with probability ``share``, below 1."""

@@ -106,7 +106,9 @@ def _cost(
         if measured.points
         else "the machine's limits"
     )
-    return DriftingCost(first), f"estimated from {how}; headrace simulate --device this measures"
+    return DriftingCost(
+        first
+    ), f"estimated from {how}; headrace simulate --device this measures them"
 
 
 def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence as Listing
-from math import ceil, inf
+from math import ceil
 from typing import Any
 
 from headrace.nouns.request import Request
@@ -18,13 +18,13 @@ def place(
 ) -> int:
     """A number in [0, len(waiting)]; ``waiting`` is in the queue's order.
 
-    An order that shares out by tenant (``served``) or goes by latest starts (``latest_start``) is
-    asked so; of others that keep their queue themselves the newcomer comes last; else keys decide.
-    Changes nothing, so that any thread may ask.
+    Of orders that keep their queue themselves, one that goes by due times (``due``) is asked for
+    them, one that shares out by tenant (``served``) is taken to give each its share, and in others
+    the newcomer comes last; else keys decide. Changes nothing, so that any thread may ask.
     """
     newcomer = Sequence.of(request, 0)
-    if hasattr(order, "latest_start"):
-        return _by_latest_start(newcomer, waiting, order, now)
+    if hasattr(order, "due"):
+        return _by_due_time(newcomer, waiting, order, now)
     if hasattr(order, "served"):
         return _by_share(request, waiting, tenants)
     if hasattr(order, "queue"):
@@ -34,18 +34,12 @@ def place(
     return bisect_right(waiting, key, key=lambda seq: order.key(seq, now))
 
 
-def _by_latest_start(newcomer: Sequence, waiting: Listing[Sequence], order: Any, now: float) -> int:
+def _by_due_time(newcomer: Sequence, waiting: Listing[Sequence], order: Any, now: float) -> int:
     """Who has no target follows those who have; who is late follows all that are not."""
-    latest = order.latest_start(newcomer)
-    if latest < now:
+    due, late = order.due(newcomer), order.queue().late
+    if due < now:
         return len(waiting)
-    count = 0
-    for seq in waiting:
-        start = order.latest_start(seq)
-        in_time = start >= now or seq.first_token_at is not None
-        if in_time and (start <= latest or latest == inf):
-            count += 1
-    return count
+    return sum(seq not in late and order.due(seq) <= due for seq in waiting)
 
 
 def _by_share(request: Request, waiting: Listing[Sequence], tenants: Tenants) -> int:

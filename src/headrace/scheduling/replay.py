@@ -144,7 +144,10 @@ class Replay:
 
     def _run(self) -> None:
         """Until everybody who may start has got a token."""
-        while self._waiting or self._prefills:
+        while True:
+            self._park()
+            if not (self._waiting or self._prefills):
+                return
             self._advance()
 
     def _advance(self) -> None:
@@ -218,20 +221,23 @@ class Replay:
 
     def _admit(self) -> bool:
         """Starts the next that may; False if none may now."""
+        self._park()
+        if not self._waiting or not self._fits(self._waiting[0][1].room):
+            return False
+        place, job = self._waiting.popleft()
+        self.starts[place] = Opening(self.time, len(self._ends), self._context)
+        self._occupy(job)
+        self._prefills.append(_Prefill(job, place))
+        return True
+
+    def _park(self) -> None:
+        """Sets aside those at the head whose tenants run as many as they may."""
         while self._waiting:
-            place, job = self._waiting[0]
-            limit = self._most.get(job.tenant)
-            if limit is not None and self._tenants.get(job.tenant, 0) >= limit:
-                self._parked.setdefault(job.tenant, deque()).append(self._waiting.popleft())
-                continue
-            if not self._fits(job.room):
-                return False
-            self._waiting.popleft()
-            self.starts[place] = Opening(self.time, len(self._ends), self._context)
-            self._occupy(job)
-            self._prefills.append(_Prefill(job, place))
-            return True
-        return False
+            tenant = self._waiting[0][1].tenant
+            limit = self._most.get(tenant)
+            if limit is None or self._tenants.get(tenant, 0) < limit:
+                return
+            self._parked.setdefault(tenant, deque()).append(self._waiting.popleft())
 
     def _fits(self, room: int) -> bool:
         idle = self._slots == self._limits.sequences

@@ -18,6 +18,7 @@ from headrace.nouns import sequence as nouns
 from headrace.nouns.clock import WallClock
 from headrace.nouns.event import Sink
 from headrace.nouns.step import Sampled, Slice, Step, StepResult, Work
+from headrace.nouns.step_cost import StepCost
 from headrace.nouns.tenant import Tenants
 from headrace.sampling.detokenizer import Detokenizer
 from headrace.scheduling.limits import Limits
@@ -135,6 +136,7 @@ def toy_builder(
     blocks: int = 2048,
     template: ToyTemplate | None = None,
     load_error: Exception | None = None,
+    cost: StepCost | None = None,
 ) -> Callable[[EngineConfig, Sink, Callable[[str], None]], BuiltEngine]:
     """What ``EngineService`` builds its engine with."""
 
@@ -146,7 +148,9 @@ def toy_builder(
         tokenizer: Any = ToyTokenizer()
         memory = SequenceMemory(blocks, BLOCK, config.prefix_cache)
         limits = Limits(token_budget=256, step_tokens=256, sequences=config.max_sequences)
-        scheduler = Scheduler(memory, policies(config), limits, emit, tenants=config.tenants)
+        scheduler = Scheduler(
+            memory, policies(config), limits, emit, tenants=config.tenants, cost=cost
+        )
         engine = Engine(
             scheduler,
             ToyExecutor(step_seconds),

@@ -42,7 +42,9 @@ def test_help_names_every_command() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
     shown = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("│ ")]
-    assert shown[-7:] == ["serve", "chat", "run", "bench", "simulate", "models", "doctor"]
+    assert shown[-8:] == [
+        "serve", "chat", "run", "bench", "simulate", "plan", "models", "doctor",
+    ]  # fmt: skip
 
 
 def test_help_of_every_command_names_its_options() -> None:
@@ -75,6 +77,8 @@ QUICK = {
     "bench --help": 0,
     "simulate --help": 0,
     "simulate --cache lots": 2,
+    "plan --help": 0,
+    "plan --slo ttft=1s": 2,
     "doctor --unknown": 2,
 }
 

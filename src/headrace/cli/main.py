@@ -38,6 +38,7 @@ COMMANDS = (
     Entry("run", "run", "run", "Answer a file of requests offline; resumes after a kill."),
     Entry("bench", "bench", "bench", "Measure latency, throughput and goodput under a load."),
     Entry("simulate", "simulate", "simulate", "Foretell what a machine or a fleet would do."),
+    Entry("plan", "plan", "plan", "Find the cheapest fleet that meets latency targets."),
     Entry("models", "models", "app", "List, fetch and inspect models."),
     Entry("doctor", "doctor", "doctor", "Say what this machine is and which kernels it runs."),
 )

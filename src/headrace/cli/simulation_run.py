@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +123,9 @@ class SimulationRun:
         self,
         load: SimulatedLoad,
         timeline: Timeline | None = None,
-        stop: Callable[[SimulatedTally], None] = lambda tally: None,
+        enough: Callable[[SimulatedTally], bool] = lambda tally: False,
     ) -> Simulated:
-        """Simulates one load. ``stop`` may raise to end it early. Raises ConfigError."""
+        """Simulates one load; nothing more arrives once ``enough`` is known. ConfigError."""
         members, kinds = self.fleet.members(), self.fleet.kinds
         tally = SimulatedTally(self.slo)
         costs = [engine.spec.cost for engine in self.fleet.engines]
@@ -137,11 +138,10 @@ class SimulationRun:
 
         def on_served(served: Served) -> None:
             tally.add(served)
-            stop(tally)
 
         started = time.perf_counter()
         totals = simulate_fleet(
-            load,
+            takewhile(lambda arrival: not enough(tally), load),
             members,
             registry.create(self.router, self.seed),
             on_served,

@@ -42,32 +42,42 @@ def check_plot_path(path: Path) -> None:
 
 def write_plot(report: dict[str, Any], path: Path) -> None:
     """Draws a report (of ``report.report_json``). Raises ConfigError for another ending."""
+    save(figure(report), _title(report), _numbers(report), path)
+
+
+def save(drawn: Figure, title: str, numbers: dict[str, Any], path: Path) -> None:
+    """Writes a figure as .png, or as a page with the ``numbers`` it shows. Raises ConfigError."""
     check_plot_path(path)
-    image = png(report)
-    if path.suffix.lower() == ".png":
-        content = image
-    else:
-        content = page(report, image).encode()
+    image = png(drawn)
+    content = image if path.suffix.lower() == ".png" else page(title, numbers, image).encode()
     try:
         path.write_bytes(content)
     except OSError as error:
         raise ConfigError(f"the plot {path} cannot be written: {error.strerror}") from error
 
 
-def png(report: dict[str, Any]) -> bytes:
-    """The report's figure as a PNG image."""
+def png(drawn: Figure) -> bytes:
+    """A figure as a PNG image."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    drawn = figure(report)
     FigureCanvasAgg(drawn)
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
 
 
-def page(report: dict[str, Any], image: bytes) -> str:
-    """A page with the image and the medians."""
-    numbers = {
+def page(title: str, numbers: dict[str, Any], image: bytes) -> str:
+    """A page with an image and numbers."""
+    return PAGE.format(
+        title=html.escape(title),
+        image=base64.b64encode(image).decode(),
+        numbers=html.escape(json.dumps(numbers, indent=2)),
+    )
+
+
+def _numbers(report: dict[str, Any]) -> dict[str, Any]:
+    """The medians of a report."""
+    return {
         "about": report["about"],
         "targets_seconds": report["targets"],
         "notes": report["notes"],
@@ -76,11 +86,6 @@ def page(report: dict[str, Any], image: bytes) -> str:
             for point in report["points"]
         ],
     }
-    return PAGE.format(
-        title=html.escape(_title(report)),
-        image=base64.b64encode(image).decode(),
-        numbers=html.escape(json.dumps(numbers, indent=2)),
-    )
 
 
 def figure(report: dict[str, Any]) -> Figure:

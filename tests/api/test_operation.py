@@ -20,7 +20,13 @@ from tests.api.toy_engine import toy_service
 
 def samples(server: LiveServer) -> dict[str, float]:
     """Metric values; labels are written after the name."""
-    text = httpx.get(f"{server.url}/metrics").text
+    return samples_of(server, "none")
+
+
+def samples_of(server: LiveServer, key: str) -> dict[str, float]:
+    """As ``samples``, with an API key."""
+    headers = {"Authorization": f"Bearer {key}"}
+    text = httpx.get(f"{server.url}/metrics", headers=headers).text
     return {
         sample.name + "".join(f" {value}" for value in sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)

@@ -96,7 +96,8 @@ def test_bounds_are_never_passed_and_nobody_is_refused_without_need(
 ) -> None:
     tenants = Tenants({name: Terms(max_waiting=most) for name, most in bounds.items()})
     door, scheduler = door_of(max_queue=9, sequences=2, tenants=tenants)
-    executor, inbox = MockExecutor(4), []
+    executor = MockExecutor(4)
+    inbox: list[Request] = []
     for number, (move, tenant, n) in enumerate(moves):
         waiting = Counter(seq.request.tenant for seq in scheduler.waiting)
         for request in inbox:

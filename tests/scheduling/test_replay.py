@@ -113,6 +113,7 @@ def test_memory_that_is_full_is_waited_for() -> None:
     tight = Replay(COST, Limits(64, 64, 8), 60, [], jobs, {}).firsts
     assert roomy[0] == roomy[1] == roomy[2]
     assert tight[0] == tight[1]
+    assert tight[0] is not None
     assert tight[2] is not None
     assert tight[2] > tight[0] + 10 * 0.01  # ten steps of decoding have to end first
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import pytest
@@ -18,14 +18,14 @@ from headrace.models.native import NATIVE_BLOCK
 from headrace.nouns.clock import WallClock
 from headrace.nouns.delta import Delta
 from headrace.nouns.event import Event, Kind
-from headrace.nouns.request import Request
+from headrace.nouns.request import Request, Targets
 from headrace.nouns.sampling_params import SamplingParams
 from headrace.nouns.sequence import FinishReason, Sequence
 from headrace.sampling.detokenizer import Detokenizer
 from headrace.sampling.native_chooser import find_chooser
 from headrace.sampling.sampler import Sampler
 from headrace.scheduling.limits import Limits
-from headrace.scheduling.registry import create
+from headrace.scheduling.registry import BUILT_IN, create
 from headrace.scheduling.scheduler import Policies, Scheduler
 from tests.execution.tiny import FORMATS, NATIVE, VOCAB, executor, tiny_transformer
 
@@ -63,8 +63,10 @@ def make_engine(
     block_size: int = 16,
     budget: int = 2048,
     sequences: int = 16,
+    order: str = "fcfs",
     batching: str = "stall-free",
     admission: str = "watermark",
+    preemption: str = "recompute",
     prefix_cache: bool = True,
 ) -> tuple[Engine, list[Event]]:
     if dtype in NATIVE:
@@ -72,10 +74,10 @@ def make_engine(
     local = executor(tiny_transformer(dtype, block_size=block_size), blocks, block_size)
     events: list[Event] = []
     policies = Policies(
-        create("order", "fcfs"),
+        create("order", order),
         create("admission", admission),
         create("batching", batching),
-        create("preemption", "recompute"),
+        create("preemption", preemption),
     )
     memory = SequenceMemory(blocks, block_size, prefix_cache)
     limits = Limits(budget, max(budget, 2048), sequences)
@@ -201,6 +203,32 @@ def test_same_answer_alone_and_in_any_schedule(
     found = sum(bool(seen.data.get("found")) for seen in events)
     note(f"{preempted} preemptions, {found} starts on shared blocks")
     target(float(preempted))
+
+
+EACH_POLICY = [(kind, name) for kind in BUILT_IN for name in BUILT_IN[kind]]
+TARGETS = (Targets(), Targets(ttft=0.01, tpot=0.01), Targets(ttft=60.0), Targets(deadline=1e9))
+
+
+@pytest.mark.parametrize(("kind", "name"), EACH_POLICY)
+def test_every_policy_gives_the_same_answers(kind: str, name: str) -> None:
+    """Each with everything that a policy may look at; the others as they are by default."""
+    chosen = {"order": "deadline", "preemption": "least-lost", kind: name}
+    engine, events = make_engine("float32", blocks=28, block_size=8, budget=40, **chosen)
+    crowd = [
+        replace(
+            request(seed),
+            tenant=f"t{seed % 3}",
+            priority=seed % 2,
+            targets=TARGETS[seed % len(TARGETS)],
+            category=f"c{seed % 2}",
+        )
+        for seed in range(12)
+    ]
+    answers = run(engine, [crowd[:6], [], crowd[6:]])
+    for seed in range(12):
+        assert tuple(answers[f"r{seed}", i] for i in range(1 + seed % 3)) == alone("float32", seed)
+    if kind in ("order", "preemption"):
+        assert any(event.kind is Kind.PREEMPTED for event in events)
 
 
 @pytest.mark.parametrize("dtype", FORMATS)

@@ -19,6 +19,7 @@ from headrace.nouns.step import Step, StepResult
 from headrace.nouns.step_cost import StepLoad
 from headrace.scheduling.drift import DriftingCost
 from headrace.scheduling.linear_cost import LinearCost
+from headrace.simulation import fit
 from tests.engine.engines import Typist, serving
 
 PLANTED = LinearCost(
@@ -102,6 +103,26 @@ def test_it_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     assert first.errors["decode"].steps > 0
     calibration.calibrated_cost(config, lines.append, again=True)
     assert any("measuring" in line for line in lines)
+
+
+def test_a_disturbed_one_is_kept_for_the_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def running(config: EngineConfig, report: object) -> Iterator[EngineService]:
+        with priced(tmp_path) as service:
+            yield service
+
+    monkeypatch.setattr(calibration, "running_service", running)
+    monkeypatch.setattr(calibration, "SECONDS", 0.0)
+    monkeypatch.setattr(fit, "wander", lambda cost, samples: 2.0)
+    lines: list[str] = []
+    for day, measured in (("2026-01-01", True), ("2026-01-01", False), ("2026-01-02", True)):
+        lines.clear()
+        monkeypatch.setattr(calibration, "_today", lambda day=day: day)
+        calibration.calibrated_cost(EngineConfig(max_sequences=8), lines.append)
+        assert any("measuring" in line for line in lines) == measured
+        assert any("other programs ran" in line for line in lines) == measured
 
 
 def test_a_load_that_fails_says_so() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def test_what_was_kept_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [3, {}, {"cost": KEPT.cost.to_json(), "date": 5, "steps": 9},
-     {"cost": KEPT.cost.to_json(), "date": "x", "steps": 0}, {"cost": {}, "date": "x", "steps": 9}],
+     {"cost": KEPT.cost.to_json(), "date": "x", "steps": 0}, {"cost": {}, "date": "x", "steps": 9},
+     KEPT.to_json() | {"wander": -1.0}, KEPT.to_json() | {"more": 1}],
 )  # fmt: skip
 def test_damage_is_no_calibration(
     tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture
@@ -51,6 +53,16 @@ def test_damage_is_no_calibration(
     found.tuning.put(found.name, damage)
     assert found.load() is None
     assert "calibration is not used" in caplog.text
+
+
+def test_a_disturbed_one_says_so() -> None:
+    shaky = replace(KEPT, wander=0.8)
+    assert shaky.disturbed
+    assert "speed changed by 80%" in shaky.describe()
+    assert not KEPT.disturbed
+    assert "speed" not in KEPT.describe().partition("moment)")[2]
+    older = {key: value for key, value in KEPT.to_json().items() if key != "wander"}
+    assert KeptCost.from_json(older) == KEPT
 
 
 def chunk(rows: int, before: int = 0) -> StepLoad:

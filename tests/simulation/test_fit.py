@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from headrace.nouns.errors import ConfigError
 from headrace.nouns.step_cost import StepLoad
 from headrace.scheduling.linear_cost import LinearCost
-from headrace.simulation.fit import FEATURES, fit_cost, non_negative, speed
+from headrace.simulation.fit import FEATURES, fit_cost, non_negative, speed, wander
 
 PLANTED = LinearCost(
     {"step": 2e-3, "rows[0:4]": 1e-4, "rows[4:16]": 2e-4, "rows[16:64]": 3e-4, "rows[64:]": 1.8e-4,
@@ -85,6 +85,7 @@ def test_a_machine_whose_speed_wanders_does_not_bend_the_prices() -> None:
     level = sum(s for _, s in samples) / sum(PLANTED.seconds(load) for load, _ in samples)
     assert worst(found, PLANTED, level) < 0.1
     assert found.errors["mixed"].steady_median < 0.5 * found.errors["mixed"].median
+    assert 0.5 < wander(found, samples) < 1.0  # of a doubling, averaged over seconds
 
 
 def test_prices_predict_the_mean_of_one_sided_noise() -> None:
@@ -94,6 +95,7 @@ def test_prices_predict_the_mean_of_one_sided_noise() -> None:
     total = sum(found.seconds(load) for load, _ in samples)
     assert total == pytest.approx(sum(s for _, s in samples), rel=0.03)
     assert abs(found.errors["decode"].bias) < 0.05
+    assert wander(found, samples) < 0.2
 
 
 def test_too_few_steps_are_no_measurement() -> None:

@@ -63,8 +63,9 @@ def calibrated_cost(config: EngineConfig, report: Report, *, again: bool = False
     """The calibration of the engine that ``config`` describes on this machine.
 
     The one kept from an earlier time, or (also with ``again``) one made now, which takes one to
-    two and a half minutes and is kept. The model is loaded either way, to know its memory and
-    token budget. ``report`` gets lines of progress. Raises ConfigError and ModelError.
+    two and a half minutes and is kept: for the day only, if other programs disturbed it. The model
+    is loaded either way, to know its memory and token budget. ``report`` gets lines of progress.
+    Raises ConfigError and ModelError.
     """
     # The kinds of steps are set by the load; these policies let it have them.
     plain = replace(config, order="fcfs", admission="watermark", batching="stall-free",
@@ -72,7 +73,7 @@ def calibrated_cost(config: EngineConfig, report: Report, *, again: bool = False
     with running_service(plain, report) as service:
         built = service.built
         kept = None if again or built.keeper is None else built.keeper.load()
-        if kept is None:
+        if kept is None or (kept.disturbed and kept.date != _today()):
             report(f"measuring what steps cost; this takes about {SECONDS:.0f} s")
             kept = calibrate(service, report, SECONDS)
             if built.keeper is not None:
@@ -95,13 +96,17 @@ def calibrate(service: EngineService, report: Report, seconds: float) -> KeptCos
 
     Raises ConfigError where too few steps could be run.
     """
-    from headrace.simulation.fit import fit_cost
+    from headrace.simulation.fit import fit_cost, wander
 
     samples = asyncio.run(measure(service, seconds))
     cost = fit_cost(samples)
-    kept = KeptCost(cost, date.today().isoformat(), len(samples))
+    kept = KeptCost(cost, _today(), len(samples), wander(cost, samples))
     report(f"step times: {kept.describe()}")
     return kept
+
+
+def _today() -> str:
+    return date.today().isoformat()
 
 
 async def measure(service: EngineService, seconds: float) -> Samples:

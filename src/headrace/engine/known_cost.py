@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,35 +19,58 @@ SHARE = 0.75
 """Of the machine's limit that steps are taken to reach where nothing was measured."""
 MANY = 1 << 20  # enough of anything to be bound by it
 BATCH = 64
+WANDER = 0.5
+"""A machine whose speed changes by more than this while it is measured is not one's own."""
+KEYS = {"cost", "date", "steps", "wander"}
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class KeptCost:
-    """A calibration's result: prices, the date on which they were measured, over how many steps."""
+    """A calibration's result: prices, the date on which they were measured, over how many steps.
+
+    ``wander`` is by how much the machine's speed changed meanwhile, see ``simulation/fit.py``.
+    """
 
     cost: LinearCost
     date: str
     steps: int
+    wander: float = 0.0
+
+    @property
+    def disturbed(self) -> bool:
+        """Other programs ran meanwhile; it had better be repeated some day."""
+        return self.wander > WANDER
 
     def to_json(self) -> dict[str, Any]:
-        return {"cost": self.cost.to_json(), "date": self.date, "steps": self.steps}
+        return {
+            "cost": self.cost.to_json(),
+            "date": self.date,
+            "steps": self.steps,
+            "wander": self.wander,
+        }
 
     @classmethod
     def from_json(cls, found: object) -> KeptCost:
         """What ``to_json`` gave. Raises ConfigError for anything else."""
-        if not isinstance(found, dict) or set(found) != {"cost", "date", "steps"}:
-            raise ConfigError("a kept calibration has to have cost, date and steps")
-        date, steps = found["date"], found["steps"]
+        if not isinstance(found, dict) or set(found) | {"wander"} != KEYS:
+            raise ConfigError(f"a kept calibration has to have {', '.join(sorted(KEYS))}")
+        date, steps, wander = found["date"], found["steps"], found.get("wander", 0.0)
         if not isinstance(date, str) or type(steps) is not int or steps < 1:
             raise ConfigError(f"a kept calibration of {steps!r} steps on {date!r} cannot be")
-        return cls(LinearCost.from_json(found["cost"]), date, steps)
+        if type(wander) not in (int, float) or not 0 <= wander < math.inf:
+            raise ConfigError(f"a kept calibration's wander is {wander!r}; it cannot be")
+        return cls(LinearCost.from_json(found["cost"]), date, steps, wander)
 
     def describe(self) -> str:
         """One line: when, and how good."""
         errors = "; ".join(f"{phase} {error}" for phase, error in self.cost.errors.items())
-        return f"measured on {self.date} over {self.steps} steps; error of {errors}"
+        text = f"measured on {self.date} over {self.steps} steps; error of {errors}"
+        if not self.disturbed:
+            return text
+        changed = f"the machine's speed changed by {self.wander:.0%}"
+        return f"{text}; other programs ran meanwhile, {changed}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,18 @@ def speed(predicted: Array, measured: Array) -> Array:
     return np.asarray(above / below)
 
 
+def wander(cost: LinearCost, samples: Sequence[Sample]) -> float:
+    """By how much the machine was slower in its slow moments (a tenth of the time) than in its fast
+    ones (another tenth), beyond what the steps had to do: near 0 on a machine of one's own."""
+    predicted = np.array([cost.seconds(load) for load, _ in samples])
+    measured = np.array([seconds for _, seconds in samples])
+    found = speed(predicted, measured)
+    order = np.argsort(found)
+    passed = np.cumsum(measured[order])
+    fast, slow = np.searchsorted(passed, (0.1 * passed[-1], 0.9 * passed[-1]))
+    return float(found[order[slow]] / found[order[fast]] - 1)
+
+
 def _faded(values: Array, at: Array) -> Array:
     """Running sums in which earlier values fade. ``at`` are times, ascending."""
     kept = np.exp(-np.diff(at, prepend=at[0]) / WANDER).tolist()

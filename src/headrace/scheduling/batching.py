@@ -4,30 +4,25 @@ from __future__ import annotations
 
 from headrace.nouns.sequence import Sequence, Status, Wait
 from headrace.scheduling.policy import PlanningRound
+from headrace.scheduling.target_pace import TargetPace, describe
 
 
-class StallFree:
+class StallFree(TargetPace):
     """All decodes first, then prefill chunks in what is left of the budget.
 
     Nobody's decoding stalls for somebody's prompt (Sarathi-Serve, arXiv:2403.02310,
-    section 4.1, algorithm 3).
+    section 4.1, algorithm 3). Where requests have targets for the time per output token and the
+    time of steps can be predicted, prompts get less than the budget if it would take too long
+    (``TargetPace``).
     """
 
     only_decodes = True
 
     def fill(self, round: PlanningRound) -> str:
         round.decode_all()
-        decoding = round.spent
-        for seq in round.prefilling():
-            if round.spent < round.budget:
-                round.take(seq, min(seq.uncomputed, round.budget - round.spent))
-        while round.spent < round.budget:
-            new = round.admit()
-            if new is None:
-                break
-            round.take(new, min(new.uncomputed, round.budget - round.spent))
-        prefill = round.spent - decoding
-        return f"{decoding} decodes, {prefill} prefill tokens of {round.budget - decoding} left"
+        decoding, allowance = round.spent, self.allowance(round)
+        self.prefill(round, allowance)
+        return describe(round, decoding, allowance)
 
 
 class PrefillFirst:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from headrace.nouns.event import Sink
 from headrace.nouns.sequence import Sequence, Wait
-from headrace.nouns.step_cost import StepCost
+from headrace.nouns.step_cost import StepCost, StepLoad
 from headrace.nouns.tenant import Tenants
 from headrace.scheduling.limits import Limits
 
@@ -111,6 +111,8 @@ class AdmissionPolicy(Protocol):
 class PlanningRound(Protocol):
     """What a batching policy may do while a step is planned."""
 
+    now: float
+    """Seconds on the engine's clock."""
     budget: int
     """Tokens that a step should compute at most."""
     limit: int
@@ -133,6 +135,18 @@ class PlanningRound(Protocol):
 
     def prefilling(self) -> list[Sequence]:
         """Those of ``running`` that have more than one token uncomputed."""
+        ...
+
+    def load(self) -> StepLoad:
+        """The counts of what is in the step so far."""
+        ...
+
+    def decoding(self) -> list[Sequence]:
+        """The sequences that decode a token in the step so far."""
+        ...
+
+    def head(self) -> Sequence | None:
+        """Who comes first in the queue of those that ``admit`` has not passed over."""
         ...
 
     def take(self, seq: Sequence, length: int) -> bool:

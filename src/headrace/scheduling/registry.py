@@ -17,6 +17,7 @@ from headrace.scheduling.lookahead_order import Lookahead
 from headrace.scheduling.order import ByPriority, FirstComeFirstServed
 from headrace.scheduling.preemption import Recompute
 from headrace.scheduling.shortest_order import ShortestFirst
+from headrace.scheduling.uniform_batching import Uniform
 
 BUILT_IN: dict[str, dict[str, Callable[[], Any]]] = {
     "order": {
@@ -28,7 +29,12 @@ BUILT_IN: dict[str, dict[str, Callable[[], Any]]] = {
         "shortest": ShortestFirst,
     },
     "admission": {"reserve": Reserve, "watermark": Watermark, "future": Future},
-    "batching": {"stall-free": StallFree, "prefill-first": PrefillFirst, "static": Static},
+    "batching": {
+        "stall-free": StallFree,
+        "uniform": Uniform,
+        "prefill-first": PrefillFirst,
+        "static": Static,
+    },
     "preemption": {"recompute": Recompute, "least-lost": LeastLost},
 }
 

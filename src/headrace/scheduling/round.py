@@ -10,6 +10,7 @@ from headrace.memory.sequence_memory import Copy, SequenceMemory
 from headrace.nouns.event import Event, Kind, Sink, ignore
 from headrace.nouns.sequence import Sequence, Status, Wait
 from headrace.nouns.step import Slice
+from headrace.nouns.step_cost import StepLoad
 from headrace.scheduling.cohort import Cohort
 from headrace.scheduling.policy import AdmissionPolicy, PreemptionPolicy, Queue
 from headrace.scheduling.thrash_guard import ThrashGuard
@@ -93,6 +94,21 @@ class Round:
         for seq in self._ready():
             self.take(seq, 1)
         self._decodes = len(self.slices)
+
+    def load(self) -> StepLoad:
+        cohort = self._cohort
+        pairs = cohort.computed + self.steady if self.steady and cohort is not None else 0
+        return StepLoad.sum(self.slices.values(), self.padding, self.steady, pairs)
+
+    def decoding(self) -> list[Sequence]:
+        rows = [seq for seq, slice in self.slices.items() if slice.samples and slice.length == 1]
+        if self.steady and self._cohort is not None:
+            self._cohort.settle()
+            rows += [seq for seq in self._running if seq in self._cohort]
+        return rows
+
+    def head(self) -> Sequence | None:
+        return self._queue[self._position] if self._position < len(self._queue) else None
 
     def _ready(self) -> list[Sequence]:
         """Those that would decode."""

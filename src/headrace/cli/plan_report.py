@@ -176,6 +176,7 @@ def _ms(seconds: float | None) -> str:
 def write_plan_plot(found: dict[str, Any], path: Path) -> None:
     """Draws the share inside and the price against the number of instances. ConfigError."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     from headrace.workloads.plots import save
 
@@ -193,16 +194,19 @@ def write_plan_plot(found: dict[str, Any], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     left.set(xlabel="instances")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel="dollars an hour")
     save(drawn, title, {k: v for k, v in found.items() if k != "headrace_plan"}, path)
 
 
 def _draw(left: Axes, right: Axes, candidate: dict[str, Any], colour: str) -> None:
-    trials = sorted(candidate["trials"], key=lambda trial: (trial["instances"], trial["inside"]))
-    if not trials:
+    best: dict[int, float] = {}  # of several token budgets
+    for trial in candidate["trials"]:
+        count = trial["instances"]
+        best[count] = max(best.get(count, 0.0), trial["inside"])
+    if not best:
         return
-    counts = [trial["instances"] for trial in trials]
-    shares = [trial["inside"] for trial in trials]
+    counts, shares = zip(*sorted(best.items()), strict=True)
     label = f"{candidate['device']}, {candidate['policy']}"
     left.plot(counts, shares, "o-", ms=4, color=colour, label=label)
     price = candidate["dollars_per_hour_each"]

@@ -27,8 +27,10 @@ from headrace.nouns.errors import (
     ModelError,
     TemplateError,
 )
+from headrace.nouns.request import Targets
 from headrace.nouns.sampling_params import SamplingParams
 from headrace.nouns.sequence import FinishReason
+from headrace.scheduling.linear_cost import LinearCost
 from tests.api.toy_engine import ToyTemplate, toy_builder, toy_service
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -164,6 +166,18 @@ def test_a_full_queue_is_waited_for() -> None:
         return await asyncio.gather(*(llm.agenerate(t, GREEDY) for t in texts[:5]))
 
     assert [c.text for c in asyncio.run(gathered())] == texts[:5]
+    service.close()
+
+
+def test_targets_that_are_out_of_reach_now_are_waited_for() -> None:
+    """A batch that asks for quick first tokens is handed over as fast as they can be had."""
+    service = toy_service(max_sequences=1, step_seconds=0.002, cost=LinearCost({"step": 0.002}))
+    service.start()
+    llm = LLM.over(service)
+    texts = [f"text {i}" for i in range(12)]
+    assert [c.text for c in llm.generate(texts, targets=Targets(ttft=0.02))] == texts
+    with pytest.raises(InvalidRequest, match="raise the target"):
+        llm.generate(texts, targets=Targets(ttft=0.0001))
     service.close()
 
 

@@ -7,7 +7,7 @@ import queue
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard, Unpack
 
@@ -36,7 +36,8 @@ _IN_FLIGHT = 256  # requests of one call that wait in the engine at a time
 class Demand(TypedDict, total=False):
     """On whose behalf a call comes, how urgent it is, and of what kind.
 
-    The deadline in ``targets`` is in seconds from now. What is left out is as in the tenant's terms
+    The deadline in ``targets`` is in seconds from now, their ``ttft`` counts from when the engine
+    has room for the request. What is left out is as in the tenant's terms
     (option ``tenants``).
     """
 
@@ -196,7 +197,7 @@ class LLM:
         builder = CompletionBuilder(request.id, request.prompt, n)
         while True:
             try:
-                async with aclosing(self._service.stream(request)) as deltas:
+                async with aclosing(self._service.stream(self._sent(request))) as deltas:
                     async for delta in deltas:
                         builder.add(delta)
                 return builder.build()
@@ -260,13 +261,19 @@ class LLM:
                 raise
         return requests
 
+    def _sent(self, request: Request) -> Request:
+        """As it is handed to the engine: what it waited here, for room, is not the engine's."""
+        if request.targets.ttft is None:
+            return request
+        return replace(request, arrival=self._service.now())
+
     def _fill(
         self, waiting: list[Request], running: set[str], arrived: queue.SimpleQueue[Delta]
     ) -> None:
         """Submits what the engine takes now; ``waiting`` is in reverse order."""
         while waiting and len(running) < _IN_FLIGHT:
             try:
-                self._service.submit(waiting[-1], arrived.put)
+                self._service.submit(self._sent(waiting[-1]), arrived.put)
             except QueueFull as full:
                 if not running:
                     time.sleep(min(max(full.retry_after, 0.05), 5.0))

@@ -159,6 +159,36 @@ def test_what_is_out_of_reach_by_itself_has_no_time_to_come_back() -> None:
     assert "takes about 1 s even with nobody else here (160 prompt tokens)" in refusal.message
 
 
+def test_what_is_too_late_already_is_not_let_in() -> None:
+    door, _ = door_of()
+    for request in (wanting(deadline=5.0), wanting(ttft=1.0, arrival=4.0)):
+        refusal = door.refusal(request, 6.0)
+        assert refusal is not None
+        assert refusal.retry_after is None
+        assert "has passed" in refusal.message
+
+
+def test_a_tenant_that_runs_all_it_may_is_told_of_its_own_queue() -> None:
+    tenants = Tenants({"a": Terms(max_waiting=2, max_running=1)})
+    door, scheduler = door_of(tenants=tenants)
+    executor, now = MockExecutor(4), 0.0
+    for i in range(3):
+        request = make_request(f"a{i}", [i], 50, tenant="a")
+        assert door.refusal(request, now) is None
+        door.enter(request, now)
+        scheduler.add(request, now)
+        door.passed(request)
+        run_step(scheduler, executor, now)
+        now += 0.1
+    assert door.outlook is not None
+    door.outlook.look(now)
+    refusal = door.refusal(make_request("new", [1], tenant="a"), now)
+    assert refusal is not None
+    assert refusal.retry_after is not None
+    assert refusal.retry_after > 5.0
+    assert door.outlook.wait(now) == 0.0
+
+
 def test_what_only_its_own_length_delays_a_little_is_let_in() -> None:
     door, scheduler = door_of(budget=16, sequences=1)
     request = wanting(ttft=0.8, prompt=list(range(160)))

@@ -94,7 +94,7 @@ class Door:
             if waiting + n <= most:
                 return None
             who, cause = f" of tenant {tenant!r}", Cause.TENANT
-        wait = None if self.outlook is None else self.outlook.wait(now)
+        wait = None if self.outlook is None else self.outlook.wait(now, tenant)
         retry = 1.0 if wait is None else max(1.0, wait)
         holds = "the queue holds" if not who else "it may have"
         message = (
@@ -123,6 +123,9 @@ class Door:
             allowed = min(allowed, targets.deadline - now)
         if allowed == inf or outlook is None:
             return None
+        if allowed <= 0:
+            message = "the time that its targets allow has passed; set them later or leave them out"
+            return Refusal(Cause.TARGET, message, None)
         predicted = outlook.first_token(request, now)
         if predicted is None or predicted <= allowed:
             return None

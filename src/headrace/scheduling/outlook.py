@@ -115,14 +115,19 @@ class Outlook:
             self._coming.pop(request.id, None)
             self._replay = None
 
-    def wait(self, now: float) -> float | None:
-        """Seconds until a request that came now would start if it came last; None if not known."""
+    def wait(self, now: float, tenant: str = "") -> float | None:
+        """Seconds until a request that came now would start if it came last; None if not known.
+
+        Of a tenant at its ``max_running`` it waits for its own as well.
+        """
         if self._scheduler.cost is None:
             return self._pace.predicted_wait(self._waiting(), now)
         with self._lock:
             replay = self._replayed(now)
-            opening = replay.opening(0)
-            return max(0.0, self._view.time + opening.time + self._beyond(replay) - now)
+            start = replay.opening(0).time + self._beyond(replay)
+            if tenant in self._scheduler.usage.full:
+                start = max(start, replay.parked(tenant))
+            return max(0.0, self._view.time + start - now)
 
     def first_token(self, request: Request, now: float) -> float | None:
         """Seconds until ``request`` would have its first token if it came now; None if not known.

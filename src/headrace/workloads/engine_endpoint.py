@@ -57,7 +57,7 @@ class EngineEndpoint:
             request = self._engine.request(ids, params, tenant=self.tenant)
             self._engine.submit(request, listener)
         except QueueFull as error:
-            return record.fail("queue_full", str(error), clock())
+            return record.fail(error.code, str(error), clock())
         except InvalidRequest as error:
             return record.fail(error.code or "invalid_request", str(error), clock())
         except HeadraceError as error:

@@ -1,7 +1,7 @@
 """How fast fleets are simulated, against their size: requests, steps and tokens per second.
 
-Each instance gets the same load, near its saturation, so a fleet's work grows with its size. Seconds
-are of one core's time, which an idle machine makes equal to those of a clock. Run:
+Each instance gets the same load, near its saturation, so a fleet's work grows with its size.
+Seconds are of one core's time, which an idle machine makes equal to those of a clock. Run:
 ``python -m benchmarks.fleet_speed`` (docs/simulation.md has the figures).
 """
 

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.nouns.event import Event, Kind, ignore
+from headrace.nouns.request import Targets
 from headrace.scheduling.cohort import Cohort
 from headrace.scheduling.limits import Limits
+from headrace.scheduling.registry import BUILT_IN
 from headrace.scheduling.round import Round
-from headrace.simulation.arrival import Arrival
+from headrace.simulation.arrival import NO_TARGETS, Arrival
 from headrace.simulation.instance import InstanceSpec
 from headrace.simulation.run import Totals, simulate
 from headrace.simulation.served import Served
@@ -26,6 +28,17 @@ reached: Counter[str] = Counter()
 PREFIXES = st.lists(
     st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(1, 20)), max_size=2
 ).map(tuple)
+
+
+TARGETS = st.sampled_from(
+    [
+        NO_TARGETS,
+        NO_TARGETS,
+        Targets(ttft=0.05),
+        Targets(ttft=0.5, tpot=0.02),
+        Targets(deadline=0.8),
+    ]
+)
 
 
 @st.composite
@@ -46,6 +59,7 @@ def traces(draw: st.DrawFn, longest: int) -> list[Arrival]:
             priority=draw(st.integers(0, 2)),
             n=draw(st.sampled_from([1, 1, 1, 1, 1, 3])),
             prefix=draw(PREFIXES),
+            targets=draw(TARGETS),
         )
         arrivals.append(arrival)
     return arrivals
@@ -62,9 +76,10 @@ def specs(draw: st.DrawFn, longest: int) -> InstanceSpec:
         num_blocks=max(1, int(longest * room) // block_size),
         block_size=block_size,
         limits=Limits(budget, max(budget, sequences) + 5, sequences),
-        order=draw(st.sampled_from(["fcfs", "priority"])),
-        admission=draw(st.sampled_from(["reserve", "watermark", "watermark", "watermark"])),
-        batching=draw(st.sampled_from(["stall-free", "stall-free", "prefill-first", "static"])),
+        order=draw(st.sampled_from(["fcfs", "fcfs", *BUILT_IN["order"]])),
+        admission=draw(st.sampled_from(["watermark", "watermark", *BUILT_IN["admission"]])),
+        batching=draw(st.sampled_from(["stall-free", "stall-free", *BUILT_IN["batching"]])),
+        preemption=draw(st.sampled_from(list(BUILT_IN["preemption"]))),
         prefix_cache=draw(st.booleans()),
         max_queue=draw(st.sampled_from([3, 1000])),
     )

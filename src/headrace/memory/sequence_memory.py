@@ -94,7 +94,7 @@ class SequenceMemory:
 
     def awaits(self, seq: Sequence) -> Sequence | None:
         """The running sequence that is computing the next block of ``seq``'s prefix, if any."""
-        if not self.prefix_cache:
+        if not self.prefix_cache or self._is_new(seq):
             return None
         digests = self._prefix_digests(seq)
         for digest in digests:
@@ -117,7 +117,7 @@ class SequenceMemory:
         seq.computed = len(blocks) * self.block_size
         chain = self._chain(seq)
         chain.published = len(blocks)
-        if self.prefix_cache:
+        if self.prefix_cache and chain.limit:
             known = min(len(seq.tokens), chain.limit * self.block_size)
             for digest in self._digests(seq, known)[len(blocks) :]:
                 if self.tree.owner(digest) is None and self.tree.block(digest) is None:
@@ -161,7 +161,7 @@ class SequenceMemory:
 
     def commit(self, seq: Sequence) -> None:
         """Shares the blocks that ``seq.computed`` has filled since the last commit."""
-        if not self.prefix_cache:
+        if not self.prefix_cache or seq.request.common == 0:
             return
         chain = self._chain(seq)
         self._publish(seq, chain, min(seq.computed // self.block_size, chain.limit))
@@ -223,14 +223,17 @@ class SequenceMemory:
         block = seq.blocks[index]
         return index if self.pool.references(block) > 1 or self.tree.holds(block) else None
 
+    @staticmethod
+    def _is_new(seq: Sequence) -> bool:
+        """Whether nothing of it can have been computed before."""
+        return seq.request.common == 0 and not seq.preemptions
+
     def _chain(self, seq: Sequence) -> _Chain:
         chain = self._chains.get(seq)
         if chain is None:
-            request = seq.request
-            limit = EVERYBODYS
-            if request.common is not None and request.n == 1:  # siblings share all
-                limit = request.common // self.block_size
-            chain = self._chains[seq] = _Chain(root_digest(request.tenant), limit)
+            common = seq.request.common
+            limit = EVERYBODYS if common is None else common // self.block_size
+            chain = self._chains[seq] = _Chain(root_digest(seq.request.tenant), limit)
         return chain
 
     def _publish(self, seq: Sequence, chain: _Chain, full: int) -> None:
@@ -278,7 +281,7 @@ class SequenceMemory:
 
     def _ready_prefix(self, seq: Sequence) -> list[int]:
         blocks: list[int] = []
-        if self.prefix_cache:
+        if self.prefix_cache and not self._is_new(seq):
             for digest in self._prefix_digests(seq):
                 block = self.tree.block(digest)
                 if block is None:

@@ -65,7 +65,7 @@ class Request:
     A lower ``priority`` number is served first. ``tenant`` also salts the prefix cache.
     ``category`` names the kind of request (whose outputs are about equally long), for predictions.
     ``common`` is set where it is known how many tokens of the prompt's beginning others' may have,
-    too: a simulation need not look for anybody with the rest.
+    too: a simulation need not look for anybody with the rest. Siblings (``n``) share all.
     """
 
     id: str
@@ -87,6 +87,11 @@ class Request:
             raise InvalidRequest("the prompt has no tokens; give at least one", "prompt")
         if not 1 <= self.n <= MAX_N:
             raise InvalidRequest(f"n is {self.n}; it must be in [1, {MAX_N}]", "n")
+        if self.common is not None and self.n > 1:
+            raise InvalidRequest(
+                f"common is {self.common} and n is {self.n}; siblings share all, give None",
+                "common",
+            )
         if self.max_tokens < 1:
             raise InvalidRequest(
                 f"max_tokens is {self.max_tokens}; it must be at least 1", "max_tokens"

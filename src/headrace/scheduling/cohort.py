@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from headrace.memory.sequence_memory import SequenceMemory
@@ -68,11 +69,6 @@ class Cohort:
         """Blocks that the members need for their next row."""
         return self._due[self.tick % self._size]
 
-    @property
-    def until_end(self) -> int:
-        """Ticks until somebody ends by the next row."""
-        return min(self._ends) - self.tick
-
     def join(self, seq: Sequence) -> None:
         """Takes in a sequence that has just won a token, if nobody shares what it writes."""
         request = seq.request
@@ -113,9 +109,30 @@ class Cohort:
         self.flying = False
         return members
 
+    def coast(self, run: Callable[[int, int], bool]) -> int:
+        """Moves on as long as everybody goes on, blocks suffice and ``run`` says so; how far.
+
+        It is given the rows of a step and the positions that they see together.
+        """
+        rows, pairs = len(self._offsets), self.computed
+        due, size, tick = self._due, self._size, self.tick
+        left = self._memory.available
+        for at in range(tick, min(self._ends)):
+            pairs += rows
+            left -= due[at % size]
+            if left < 0 or not run(rows, pairs):
+                left += due[at % size]
+                break
+            tick += 1
+        self._purse += self._memory.pool.take_many(self._memory.available - left)
+        ticks, self.tick = tick - self.tick, tick
+        return ticks
+
     def depart(self) -> int:
         """A row of every member is in the step being planned: takes the blocks that they need."""
-        self._purse += self._memory.pool.take_many(self.due)
+        due = self._due[self.tick % self._size]
+        if due:
+            self._purse += self._memory.pool.take_many(due)
         self.flying = bool(self._offsets)
         return len(self._offsets)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,19 +79,21 @@ class Round:
         return sorted(self._candidates(), key=self._running.__getitem__)
 
     def prefilling(self) -> list[Sequence]:
-        return self._ranked(seq for seq in self._loose if len(seq.tokens) - seq.computed > 1)
+        return self._ranked([s for s in self._loose if len(s.tokens) - s.computed > 1])
 
     def decode_all(self) -> None:
         cohort = self._cohort
         if cohort is not None and len(cohort):
             cohort.part()
-            need = cohort.due + sum(self._memory.missing(s, s.computed + 1) for s in self._ready())
+        ready = [s for s in self._loose if len(s.tokens) - s.computed == 1]
+        if cohort is not None and len(cohort):
+            need = cohort.due + sum([self._memory.missing(s, s.computed + 1) for s in ready])
             if need <= self._memory.available:
                 self.steady = cohort.depart()
                 self.spent += self.steady
             else:
-                cohort.dissolve()
-        for seq in self._ready():
+                ready += cohort.dissolve()
+        for seq in self._ranked(ready):
             self.take(seq, 1)
         self._decodes = len(self.slices)
 
@@ -110,17 +112,14 @@ class Round:
     def head(self) -> Sequence | None:
         return self._queue[self._position] if self._position < len(self._queue) else None
 
-    def _ready(self) -> list[Sequence]:
-        """Those that would decode."""
-        return self._ranked(seq for seq in self._loose if len(seq.tokens) - seq.computed == 1)
-
-    def _ranked(self, sequences: Iterable[Sequence]) -> list[Sequence]:
+    def _ranked(self, sequences: list[Sequence]) -> list[Sequence]:
         """Those of them that no step in flight holds, best rank first."""
         flying = self._in_flight
-        found = [seq for seq in sequences if seq not in flying] if flying else list(sequences)
-        if len(found) > 1:
-            found.sort(key=self._running.__getitem__)
-        return found
+        if flying:
+            sequences = [seq for seq in sequences if seq not in flying]
+        if len(sequences) > 1:
+            sequences.sort(key=self._running.__getitem__)
+        return sequences
 
     def _scatter(self) -> None:
         """Gives up the cohort: its members' rows become slices of their own."""

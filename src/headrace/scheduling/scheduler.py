@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from headrace.memory.sequence_memory import SequenceMemory
+from headrace.nouns.clock import Clock
 from headrace.nouns.errors import ContextLengthExceeded, InvalidRequest
 from headrace.nouns.event import Event, Kind, Sink, ignore
 from headrace.nouns.request import Request
@@ -24,7 +25,7 @@ from headrace.scheduling.policy import (
     PreemptionPolicy,
     Surroundings,
 )
-from headrace.scheduling.queue import queue_for
+from headrace.scheduling.queue import WaitingQueue, queue_for
 from headrace.scheduling.round import Desk, Round
 from headrace.scheduling.thrash_guard import ThrashGuard
 from headrace.scheduling.usage import Usage
@@ -110,6 +111,8 @@ class Scheduler:
             and not policies.order.dynamic
             and getattr(policies.batching, "only_decodes", False)
         )
+        # Orders that keep their queue themselves hear of every plan.
+        self._hears = not isinstance(self.waiting, WaitingQueue)
         self._left_in_flight: list[Sequence] = []  # members that ended in the step under way
         self._in_flight: set[Sequence] = set()
         self._explained: dict[Sequence, None] = {}
@@ -253,35 +256,28 @@ class Scheduler:
         self._emit(Event(Kind.PLANNED, now, step_id=step.id, reason=reason, data=data))
         return step
 
-    def coast(self, now: float, run: Callable[[int, int, float], float | None]) -> float:
-        """Runs steps, from ``now`` on, as long as all that happens is a token for everybody.
+    def coast(self, run: Callable[[int, int], bool], clock: Clock) -> None:
+        """Runs steps as long as all that happens is a token for everybody, and ``run`` says so.
 
-        The same as ``plan`` and ``commit`` for each of them. ``run`` is given the rows, the
-        positions that they see together and the time of a step, and returns its end, or None if
-        it is not to be run. Returns the end of the last one.
+        The same as ``plan`` and ``commit`` for each of them. ``run`` is given the rows of a step
+        and the positions that they see together; it may refuse the step, else it moves the clock.
         """
-        cohort, memory = self._cohort, self.memory
+        cohort = self._cohort
         if cohort is None or not self._coasts or not len(cohort):
-            return now
+            return
         if self._loose or len(self.waiting) or self._in_flight:
-            return now
-        rows, steps = len(cohort), 0
-        pairs = cohort.computed
-        for _ in range(cohort.until_end):
-            pairs += rows
-            if cohort.due > memory.available:
-                break
-            end = run(rows, pairs, now)
-            if end is None:
-                break
-            self.waiting.refresh(now)
-            cohort.depart()
-            cohort.arrive()
-            now = end
-            steps += 1
+            return
+
+        def run_planned(rows: int, pairs: int) -> bool:
+            now = clock.now()
+            planned = run(rows, pairs)
+            if planned:
+                self.waiting.refresh(now)
+            return planned
+
+        steps = cohort.coast(run_planned if self._hears else run)
         self._steps += steps
-        self._guard.ran(rows * steps)
-        return now
+        self._guard.ran(len(cohort) * steps)
 
     def commit(
         self, step: Step, result: StepResult, now: float, stopper: Stopper | None = None
@@ -292,10 +288,13 @@ class Scheduler:
         """
         assert result.step_id == step.id, "results come in the order of their steps"
         gains: list[Gain] = []
-        for slice, sampled in zip(step.slices, self._sampled(step, result), strict=True):
+        sampling = result.sampled if result.error is None else self._failed(step, result)
+        for slice, sampled in zip(step.slices, sampling, strict=True):
             seq = slice.sequence
             self._in_flight.discard(seq)
-            if seq.finished:  # ended while in flight: its blocks waited for this moment
+            if (
+                seq.status is Status.FINISHED
+            ):  # ended while in flight: its blocks waited for this moment
                 self._forget(seq)
                 continue
             if result.error is None:
@@ -412,16 +411,14 @@ class Scheduler:
         if step.steady:
             cohort.arrive()
         for seq, _ in gains:
-            if not seq.finished:
+            if seq.status is Status.RUNNING:
                 cohort.join(seq)
         return steady
 
     @staticmethod
-    def _sampled(step: Step, result: StepResult) -> list[Sampled | None]:
-        """One entry per slice; a step that failed as a whole fails each of its sequences."""
-        if result.error is None:
-            return list(result.sampled)
-        return [Sampled(token=-1, error=result.error) for _ in step.slices]
+    def _failed(step: Step, result: StepResult) -> tuple[Sampled, ...]:
+        """A step that failed as a whole fails each of its sequences."""
+        return tuple(Sampled(token=-1, error=result.error) for _ in step.slices)
 
     def _gain(self, seq: Sequence, sampled: Sampled, now: float, stopper: Stopper | None) -> None:
         if sampled.error is not None:
@@ -443,7 +440,7 @@ class Scheduler:
     def _forget(self, seq: Sequence) -> None:
         self.memory.release(seq, keep=seq.finish_reason is not FinishReason.ERROR)
         group = self._groups[seq.request.id]
-        if all(s.finished and s not in self._in_flight for s in group):
+        if len(group) == 1 or all(s.finished and s not in self._in_flight for s in group):
             del self._groups[seq.request.id]
 
     @staticmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from headrace.nouns.sequence import Sequence
 from headrace.nouns.step import Sampled, Step, StepResult
 from headrace.nouns.step_cost import StepCost, StepLoad
@@ -23,9 +25,11 @@ class SimulatedExecutor:
         self.cost = cost
         self.clock = clock
         self.ends = 0.0
+        self.until = 0.0  # no steady step may end then or later
         self.steps = self.tokens = 0
         self.seconds = 0.0
         self.load = StepLoad()
+        self.watch: Callable[[StepLoad], None] | None = None  # is told every step as it begins
         self._lengths: dict[str, int] = {}
         self._result: StepResult | None = None
 
@@ -37,23 +41,33 @@ class SimulatedExecutor:
         load = StepLoad.of(step)
         seconds = self.cost.seconds(load)
         self.load = load
+        if self.watch is not None:
+            self.watch(load)
         self.ends = self.clock.time + seconds
         sampled = tuple(self._sample(s.sequence) if s.samples else None for s in step.slices)
         self._result = StepResult(step.id, sampled, seconds)
 
-    def try_steady(self, rows: int, pairs: int, now: float, until: float) -> float | None:
-        """The end of a step of decodes begun ``now``, None if that is not before ``until``."""
+    def run_steady(self, rows: int, pairs: int) -> bool:
+        """Runs a step of decodes at once and moves the clock; not if that passes ``until``."""
         load = StepLoad(rows, 0, rows, rows, rows, pairs, pairs, pairs, pairs - rows)
         seconds = self.cost.seconds(load)
-        if now + seconds >= until:
-            return None
-        self._count(rows, seconds)
-        return now + seconds
+        end = self.clock.time + seconds
+        if end >= self.until:
+            return False
+        self.clock.time = end
+        self.steps += 1
+        self.tokens += rows
+        self.seconds += seconds
+        if self.watch is not None:
+            self.watch(load)
+        return True
 
     def collect(self) -> StepResult:
         result, self._result = self._result, None
         assert result is not None, "no step was submitted"
-        self._count(self.load.rows, result.elapsed)
+        self.steps += 1
+        self.tokens += self.load.rows
+        self.seconds += result.elapsed
         return result
 
     def drop(self) -> None:
@@ -79,11 +93,6 @@ class SimulatedExecutor:
     def token(self, seq: Sequence) -> int:
         """What all of its output tokens are but an end token."""
         return -3 - 2 * seq.ticket  # private prompts have even numbers
-
-    def _count(self, tokens: int, seconds: float) -> None:
-        self.steps += 1
-        self.tokens += tokens
-        self.seconds += seconds
 
     def _sample(self, seq: Sequence) -> Sampled:
         won, request = seq.output_len + 1, seq.request

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from heapq import heappop, heappush
+from math import inf
 from typing import Final
 
 from headrace.nouns.errors import ConfigError
 from headrace.nouns.event import Sink, ignore
 from headrace.nouns.step_cost import StepLoad
 from headrace.simulation.arrival import Arrival
+from headrace.simulation.collector import rare_collections
 from headrace.simulation.instance import Instance
 from headrace.simulation.member import Member, Outage
 from headrace.simulation.router import Load, Router
@@ -75,6 +78,7 @@ class FleetTotals:
         return sum(instance.busy for instance in self.instances)
 
 
+@rare_collections()
 def simulate_fleet(
     arrivals: Iterable[Arrival],
     members: Sequence[Member],
@@ -135,12 +139,15 @@ class _Fleet:
         watch: Watch | None,
     ) -> None:
         self._posts: Final = [_Post(i, member, listen(i)) for i, member in enumerate(members)]
+        if watch is not None:
+            for post in self._posts:
+                post.instance.executor.watch = partial(watch, post.index)
         self._router = router
         self._on_served = on_served
-        self._watch = watch
         self._totals = FleetTotals([post.totals for post in self._posts])
         self._calendar: list[tuple[float, int, int, int, int]] = []
         self._entries = 0
+        self._changes: list[float] = []  # times at which instances come or go, as a heap
         self._loads: list[Load] = []  # of those that take requests, by index
         self._smallest = 0  # tokens that each of those can hold
         self._booked: dict[tuple[int, int], list[float]] = {}
@@ -187,6 +194,15 @@ class _Fleet:
         self._entries += 1
         index, turn = (-1, 0) if post is None else (post.index, post.turn)
         heappush(self._calendar, (time, kind, self._entries, index, turn))
+        if kind in (UP, DRAIN, DOWN):
+            heappush(self._changes, time)
+
+    def _undisturbed(self, now: float) -> float:
+        """Until when nothing can be offered to an instance."""
+        while self._changes and self._changes[0] <= now:
+            heappop(self._changes)
+        change = self._changes[0] if self._changes else inf
+        return change if self._coming is None else min(change, self._coming.at)
 
     def _await(self, arrival: Arrival | None, before: float = 0.0) -> None:
         """One arrival at a time is in the calendar."""
@@ -215,14 +231,12 @@ class _Fleet:
         instance = post.instance
         if not instance.has_work:
             return
-        end = instance.begin(now)
+        end = instance.begin(now, self._undisturbed(now))
         if end is None:
             if instance.has_work:  # a policy holds everybody back
                 self._note(now + HELD_BACK, BEGIN, post)
             return
         post.began = now
-        if self._watch is not None:
-            self._watch(post.index, instance.executor.load)
         held = instance.memory.total - instance.memory.available
         if held > post.totals.peak_blocks:
             post.totals.peak_blocks = held

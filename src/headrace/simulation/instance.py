@@ -144,10 +144,8 @@ class Instance:
         if self._inbox:
             self._read_inbox()
         elif until is not None and self.door.outlook is None:
-            try_steady = self.executor.try_steady
-            self.clock.time = self.scheduler.coast(
-                now, lambda rows, pairs, at: try_steady(rows, pairs, at, until)
-            )
+            self.executor.until = until
+            self.scheduler.coast(self.executor.run_steady, self.clock)
         self.busy = self.engine.begin()
         return self.executor.ends if self.busy else None
 

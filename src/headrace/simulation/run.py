@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from headrace.nouns.errors import ConfigError
 from headrace.nouns.event import Sink, ignore
 from headrace.simulation.arrival import Arrival
+from headrace.simulation.collector import rare_collections
 from headrace.simulation.instance import Instance, InstanceSpec
 from headrace.simulation.served import Served
 
@@ -33,6 +34,7 @@ class Totals:
     end: float = 0.0
 
 
+@rare_collections()
 def simulate(
     arrivals: Iterable[Arrival],
     spec: InstanceSpec,

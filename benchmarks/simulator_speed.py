@@ -5,7 +5,7 @@ the quantiles of the Azure conversation trace of 2023) by one simulated engine o
 device, with Poisson arrivals. Per number of sequence slots it first measures the rate of the
 device's saturation, then simulates loads relative to it: plainly (every sequence touched in every
 step) and fast, in turn, and prints the best of the repetitions. Both give the same results, and it
-checks that they do. The last lines are a fleet behind a router, by its size.
+checks that they do. Fleets have a benchmark of their own, ``fleet_speed``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,8 @@ from headrace.scheduling.limits import Limits
 from headrace.simulation.analytic_cost import AnalyticCost, cache_blocks
 from headrace.simulation.arrival import Arrival
 from headrace.simulation.device import load_device
-from headrace.simulation.fleet import simulate_fleet
 from headrace.simulation.instance import InstanceSpec
-from headrace.simulation.member import Member
 from headrace.simulation.model_shape import load_shape
-from headrace.simulation.routers.registry import create
 from headrace.simulation.run import Totals, simulate
 from headrace.simulation.served import Served
 from headrace.workloads.trace import Trace
@@ -122,22 +119,6 @@ def compare(
     ]  # fmt: skip
 
 
-def measure_fleet(shapes: Lengths, spec: InstanceSpec, rate: float, size: int) -> Speed:
-    """A fleet at the load of ``rate`` for each of its engines."""
-    began = time.process_time()
-    totals = simulate_fleet(
-        arrivals(shapes, rate * size),
-        list(repeat(Member(spec=spec), size)),
-        create("least-tokens"),
-        lambda served: None,
-    )
-    seconds = time.process_time() - began
-    return Speed(
-        size, 0.0, "fleet", totals.requests / seconds, totals.steps / seconds,
-        totals.tokens / seconds, totals.output / totals.steps, totals.steps / totals.requests,
-    )  # fmt: skip
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("trace", nargs="?", type=Path)
@@ -145,7 +126,6 @@ def main() -> None:
     parser.add_argument("--model", default="llama-3-8b")
     parser.add_argument("--slots", default="16,64,128,256", help="sequences that run at most")
     parser.add_argument("--loads", default="0.5,0.95,1.2", help="relative to saturation")
-    parser.add_argument("--fleets", default="1,4,16", help="engines, at the second load")
     parser.add_argument("--budget", type=int, default=1024, help="tokens a step")
     parser.add_argument("--requests", type=int, default=3000)
     parser.add_argument("--repetitions", type=int, default=2)
@@ -160,16 +140,12 @@ def main() -> None:
         rate = totals.requests / totals.end
         for load in loads:
             speeds += compare(shapes, spec, load, load * rate, options.repetitions)
-    rate *= loads[min(1, len(loads) - 1)]
-    fleets = [
-        measure_fleet(shapes, spec, rate, int(size)) for size in options.fleets.split(",") if size
-    ]
     if options.json:
-        print(json.dumps([asdict(speed) for speed in (*speeds, *fleets)], indent=1))
+        print(json.dumps([asdict(speed) for speed in speeds], indent=1))
         return
     print(f"{'slots':>5} {'load':>5} {'':>6} {'requests/s':>11} {'steps/s':>9} {'tokens/s':>11}"
           f" {'decodes a step':>15} {'steps a request':>16}")  # fmt: skip
-    for s in (*speeds, *fleets):
+    for s in speeds:
         print(f"{s.slots:>5} {s.load:>5g} {s.how:>6} {s.requests:>11,.0f} {s.steps:>9,.0f}"
               f" {s.tokens:>11,.0f} {s.running:>15.1f} {s.steps_per_request:>16.2f}")  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -163,3 +163,43 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPoolMachine = PoolMachine.TestCase
 TestPoolMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+@given(
+    st.integers(1, 20),
+    st.lists(st.tuples(st.integers(0, 8), st.booleans(), st.booleans()), max_size=40),
+)
+def test_blocks_taken_and_given_back_many_at_once_are_the_same_blocks(
+    count: int, moves: list[tuple[int, bool, bool]]
+) -> None:
+    """What nobody asks for again may go as a run: the same blocks are reused in the same order."""
+    singly, together = BlockPool(count, on_reuse=ignore), BlockPool(count, on_reuse=ignore)
+    held: list[list[int]] = []
+    for amount, keep, give_back in moves:
+        if give_back and held:
+            blocks = held.pop(amount % len(held))
+            for block in reversed(blocks):
+                singly.release(block, keep)
+            together.release_own(list(blocks), keep)
+        elif amount <= singly.available:
+            blocks = together.take_many(amount)
+            assert blocks == [singly.take() for _ in range(amount)]
+            held.append(blocks)
+        assert (together.available, together.kept) == (singly.available, singly.kept)
+        together.check_integrity()
+    assert together.clear_kept() == singly.clear_kept()
+    assert together.take_many(together.available) == [
+        singly.take() for _ in range(singly.available)
+    ]
+
+
+def test_what_has_more_holders_is_not_anybodys_own() -> None:
+    pool = BlockPool(4, on_reuse=ignore)
+    blocks = pool.take_many(2)
+    pool.share(blocks[1])
+    with pytest.raises(AssertionError, match="not its holder's own"):
+        pool.release_own(blocks, keep=True)
+
+
+def ignore(block: int) -> None:
+    """Nobody shares content here."""

@@ -17,7 +17,8 @@ from headrace.cli import service
 from headrace.cli.batch_input import BatchLine
 from headrace.cli.batch_output import BatchOutput
 from headrace.cli.batch_progress import BatchProgress
-from headrace.cli.run import Batch
+from headrace.cli.options import EngineOptions
+from headrace.cli.run import Batch, for_a_batch
 from headrace.nouns.errors import ModelError
 from tests.api.toy_engine import toy_service
 from tests.cli.conftest import Invoke, Start
@@ -222,6 +223,15 @@ def test_an_interrupt_stops_in_order(start: Start, tmp_path: Path) -> None:
     assert b"Traceback" not in stderr
     assert out.read_bytes().endswith(b"\n")
     assert 5 <= len(read(out)) < ROWS
+
+
+def test_a_batch_is_looked_at_as_a_whole_unless_another_order_is_asked_for() -> None:
+    config, in_flight = for_a_batch(EngineOptions(max_queue=500), "toy")
+    assert (config.order, in_flight) == ("lookahead", 500)
+    config, in_flight = for_a_batch(EngineOptions(policy=["order=fcfs"]), "toy")
+    assert (config.order, in_flight) == ("fcfs", 128)
+    config, in_flight = for_a_batch(EngineOptions(policy=["reserve"], max_queue=10), "toy")
+    assert (config.order, config.admission, in_flight) == ("lookahead", "reserve", 128)
 
 
 async def test_lines_are_read_as_they_are_needed(

@@ -1,4 +1,4 @@
-"""Order 'lookahead': sharers of a prefix together, long answers first, plan after plan."""
+"""Order 'lookahead': sharers of a prefix together, prompts and decodes in step."""
 
 from __future__ import annotations
 
@@ -63,17 +63,31 @@ def test_whoever_shares_a_prefix_starts_one_after_the_other(
         assert places == list(range(places[0], places[0] + len(places))), "others are in between"
 
 
-def test_more_decodes_for_each_token_of_prefill_go_first() -> None:
+def test_decodes_come_first_and_prefill_keeps_in_step() -> None:
     alone = [
         sequence(0, units(1, 2), 10),
         sequence(1, units(3), 40),
         sequence(2, units(4, 5, 6), 100),
     ]
-    assert laid_out(alone) == [1, 2, 0]
+    assert laid_out(alone) == [1, 0, 2]
     # Three that share 64 tokens have 90 to decode for 67 to prefill; alone each would be last.
     group = [sequence(10 + i, [*units(7, 7, 7, 7), i], 30) for i in range(3)]
     middling = [sequence(5, units(8, 8), 34)]
     assert laid_out([*middling, *group]) == [10, 11, 12, 5]
+
+
+@settings(max_examples=100, deadline=None)
+@given(shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 90)), min_size=2, max_size=30))
+def test_every_part_of_the_batch_has_both(shapes: list[tuple[int, int]]) -> None:
+    """At any time decodes are off the overall proportion by no more than one sequence is."""
+    sequences = [sequence(i, units(*[100 + i] * k), out) for i, (k, out) in enumerate(shapes)]
+    total = sum(out for _, out in shapes) / sum(k * UNIT + 1 for k, _ in shapes)
+    most = max(max(out, total * (k * UNIT + 1)) for k, out in shapes)
+    off = 0.0
+    for ticket in laid_out(sequences):
+        k, out = shapes[ticket]
+        off += out - total * (k * UNIT + 1)
+        assert abs(off) <= most + 1e-6
 
 
 def test_tenants_share_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from headrace.cli.options import (
     MaxTokensOption,
     ModelOption,
     TemperatureOption,
+    parse_policies,
     with_engine_options,
 )
 from headrace.nouns.errors import ConfigError, EngineStopped
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from headrace.cli.batch_output import BatchOutput
     from headrace.cli.batch_progress import BatchProgress
     from headrace.cli.in_process import InProcessClient
+    from headrace.engine.config import EngineConfig
     from headrace.engine.service import EngineService
 
 FAILED = 1
@@ -62,13 +65,13 @@ def run(
             raise ConfigError(f"{input} is both read and written; choose another output")
     defaults = {"max_tokens": max_tokens, "temperature": temperature}
     defaults = {name: value for name, value in defaults.items() if value is not None}
-    config = engine.config(model)
+    config, in_flight = for_a_batch(engine, model)
     with open_input(input) as lines:
         out = BatchOutput(output)
         try:
             total = count_lines(lines)
             with services.running_service(config, services.say) as service:
-                batch = Batch(service, out, BatchProgress(total), 2 * config.max_sequences)
+                batch = Batch(service, out, BatchProgress(total), in_flight)
                 with batch.progress:
                     asyncio.run(batch.answer_all(lines, defaults))
         except KeyboardInterrupt:
@@ -80,6 +83,18 @@ def run(
     if batch.progress.faults:
         services.say(f"lines without an answer are in {out.errors_path}")
         raise typer.Exit(FAILED)
+
+
+def for_a_batch(engine: EngineOptions, model: str) -> tuple[EngineConfig, int]:
+    """The engine's configuration, and how many lines to have in it at a time.
+
+    Unless another order is asked for, order 'lookahead' arranges as many as may wait.
+    """
+    config = engine.config(model)
+    if "order" not in parse_policies(engine.policy or []):
+        config = replace(config, order="lookahead")
+    least = 2 * config.max_sequences
+    return config, max(least, config.max_queue) if config.order == "lookahead" else least
 
 
 class Batch:

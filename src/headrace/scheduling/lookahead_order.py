@@ -1,4 +1,4 @@
-"""Queue order for offline batches: sharers of a prefix together, long answers first."""
+"""Queue order for offline batches: sharers of a prefix together, prompts and decodes mixed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ class Lookahead:
     Everything that waits is made into one tree of prompts; who shares a prefix, on whatever level,
     starts one after the other, so that the prefix is computed once and its blocks are given up
     once. (BatchLLM keeps one level, which its attention kernel needs; a tree of blocks keeps all.)
-    Among siblings in the tree, the subtree with more tokens to decode for each token to prefill
-    comes first: its decodes go along with the prompts of those behind it, and the end of the batch
-    is no long tail of few decodes. How many run together is up to memory, not to a count: the
-    batching fills steps, the admission fills memory.
+    Among siblings in the tree, those with more tokens to decode for each token to prefill come
+    first, so that their decodes go along with the prompts of those behind. BatchLLM sorts by that
+    ratio; here the other end of the list follows as soon as decodes are ahead, so that every part
+    of the batch has prompts and decodes in the proportion of the whole. How many run together is
+    up to memory: the batching fills steps by tokens, the admission fills the memory.
 
     Tokens to decode are the mean output of the request's category, ``max_tokens`` until one of
     that category has ended. What arrives meanwhile waits until the present plan has started as a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -59,7 +60,7 @@ class PromptTree:
     def lay_out(
         self, output: Callable[[Sequence], float], wanted: Callable[[Sequence], bool]
     ) -> Iterator[Sequence]:
-        """Those wanted, sharers together; of siblings those first that decode most per prefill.
+        """Those wanted: sharers together, siblings so that decodes and prefill keep in step.
 
         ``output`` gives the tokens that a sequence will decode.
         """
@@ -122,11 +123,27 @@ def _sum_up(
 def _siblings(
     nodes: list[_Node], ends: list[Sequence], output: Callable[[Sequence], float]
 ) -> list[_Node | Sequence]:
-    """In the order in which they are left for later: the first to start is the last."""
-    ranked: list[tuple[float, int, _Node | Sequence]] = [
-        (node.decode / node.prefill, -node.first, node) for node in nodes if node.decode
+    """In the order in which they are left for later: the first to start is the last.
+
+    Started are, from both ends of the list by decodes for each token of prefill, whoever keeps the
+    two of what has started in the proportion that they have in all.
+    """
+    ranked: list[tuple[float, int, float, int, _Node | Sequence]] = [
+        (node.decode / node.prefill, -node.first, node.decode, node.prefill, node)
+        for node in nodes
+        if node.decode
     ]
     for seq in ends:
-        ranked.append((output(seq) / (seq.prompt_len % UNIT + 1), -seq.ticket, seq))
+        decode, prefill = output(seq), seq.prompt_len % UNIT + 1
+        ranked.append((decode / prefill, -seq.ticket, decode, prefill, seq))
     ranked.sort(key=lambda entry: entry[:2])
-    return [item for _, _, item in ranked]
+    waiting = deque(ranked)
+    all_decode, all_prefill = sum(entry[2] for entry in ranked), sum(entry[3] for entry in ranked)
+    decode, prefill, order = 0.0, 0, []
+    while waiting:
+        behind = decode * all_prefill <= prefill * all_decode
+        entry = waiting.pop() if behind else waiting.popleft()
+        decode, prefill = decode + entry[2], prefill + entry[3]
+        order.append(entry[4])
+    order.reverse()
+    return order

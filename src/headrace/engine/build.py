@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from headrace.engine.config import EngineConfig
 from headrace.engine.engine import Engine
 from headrace.engine.known_cost import CostKeeper, first_cost
+from headrace.engine.length_store import LengthStore
 from headrace.engine.output import Output
 from headrace.engine.phases import Phases
 from headrace.environment import limit_spinning
@@ -21,6 +22,7 @@ from headrace.nouns.sequence import Sequence
 from headrace.sampling.detokenizer import Detokenizer
 from headrace.scheduling.drift import DriftingCost
 from headrace.scheduling.limits import Limits
+from headrace.scheduling.output_lengths import OutputLengths
 from headrace.scheduling.registry import create
 from headrace.scheduling.scheduler import Policies, Scheduler
 
@@ -55,7 +57,7 @@ class BuiltEngine:
     """An engine with what it was built from.
 
     ``cost`` predicts its step times and follows the machine's speed; ``keeper`` is where prices
-    that were measured are kept. None where nothing is known.
+    that were measured are kept, ``lengths`` where output lengths are. None where nothing is known.
     """
 
     engine: Engine
@@ -64,6 +66,7 @@ class BuiltEngine:
     block_size: int
     cost: DriftingCost | None = None
     keeper: CostKeeper | None = None
+    lengths: LengthStore | None = None
 
 
 def policies(config: EngineConfig) -> Policies:
@@ -109,6 +112,16 @@ def _cost(
     return DriftingCost(
         first
     ), f"estimated from {how}; headrace simulate --device this measures them"
+
+
+def _length_store(chosen: Policies, model: str, report: Report) -> LengthStore | None:
+    """Where the admission policy's output lengths are kept, if it learns any; loads them."""
+    lengths = getattr(chosen.admission, "lengths", None)
+    if not isinstance(lengths, OutputLengths):
+        return None
+    store = LengthStore.of(lengths, model)
+    report(f"output lengths: {store.load()}")
+    return store
 
 
 def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
@@ -178,4 +191,5 @@ def build(config: EngineConfig, emit: Sink, report: Report) -> BuiltEngine:
         created=int(time.time()),
     )
     report(f"loaded in {phases.describe()}")
-    return BuiltEngine(engine, model, built.num_blocks, built.block_size, cost, keeper)
+    store = _length_store(chosen, files.name, report)
+    return BuiltEngine(engine, model, built.num_blocks, built.block_size, cost, keeper, store)

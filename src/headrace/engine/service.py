@@ -336,6 +336,8 @@ class EngineService:
             self._outlook = Outlook(built.engine.scheduler)
             self._door = Door(built.engine.scheduler, self.config.max_queue, self._outlook)
             self._built = built
+            if built.lengths is not None:
+                self._sinks.add(built.lengths)
         except BaseException as error:  # whatever it is, wait_ready raises it to the caller
             self._failure = error
             self._loaded.set()
@@ -348,6 +350,8 @@ class EngineService:
             self._fail(error)
         finally:
             self._built.engine.executor.close()
+            if self._built.lengths is not None:
+                self._built.lengths.close()
 
     def _serve(self, engine: Engine) -> None:
         assert self._outlook is not None

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class Tuning:
             {"format": FORMAT, "made_for": dict(self.made_for), "entries": entries}, indent=1
         )
         try:
-            _replace(self.path, text)
+            replace_file(self.path, (text,))
         except OSError as error:
             log.warning("tuning is not kept: cannot write %s: %s", self.path, error)
 
@@ -85,7 +85,7 @@ class Tuning:
         except OSError as error:
             log.warning("tuning is not used: cannot read %s: %s", self.path, error)
             return {}
-        fault, found = _parsed(raw)
+        fault, found = parse_object(raw)
         if not fault and found.get("format") != FORMAT:
             fault = f"it is of format {found.get('format')!r}, not {FORMAT}"
         elif not fault and found.get("made_for") != dict(self.made_for):
@@ -122,10 +122,10 @@ def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, default=str).encode()
 
 
-def _parsed(raw: bytes) -> tuple[str, dict[str, Any]]:
-    """What is wrong with the file ("" for nothing), and the object in it."""
-    if len(raw) > MAX_BYTES:
-        return f"it has more than {MAX_BYTES} bytes", {}
+def parse_object(raw: bytes, limit: int = MAX_BYTES) -> tuple[str, dict[str, Any]]:
+    """What is wrong with a file of JSON ("" for nothing), and the object in it."""
+    if len(raw) > limit:
+        return f"it has more than {limit} bytes", {}
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -135,13 +135,14 @@ def _parsed(raw: bytes) -> tuple[str, dict[str, Any]]:
     return "", found
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write the file whole or not at all; nobody sees it half written."""
+def replace_file(path: Path, parts: Iterable[str]) -> None:
+    """Write the file whole or not at all; nobody sees it half written. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(prefix=path.stem, suffix=".writing", dir=path.parent)
     try:
         with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+            for part in parts:
+                file.write(part)
         os.replace(scratch, path)
     except BaseException:
         Path(scratch).unlink(missing_ok=True)

@@ -125,6 +125,11 @@ class OutputLengths:
         """How many classes it keeps beside everybody's."""
         return len(self._classes)
 
+    @property
+    def known(self) -> int:
+        """How many lengths of everybody's it keeps."""
+        return len(self._everybody.seen)
+
     def observe(self, seq: Sequence) -> None:
         """A sequence has ended."""
         produced = seq.output_len

@@ -11,7 +11,7 @@ import pytest
 
 from headrace.cli import plan_search
 from headrace.cli.plan import configurations
-from headrace.cli.plan_search import PlanSearch
+from headrace.cli.plan_search import PlanSearch, Setting
 from headrace.cli.plan_targets import PlanTargets
 from headrace.cli.simulated_load import SimulatedLoadOptions
 from headrace.engine.config import EngineConfig
@@ -75,9 +75,11 @@ def exhaustive(devices: list[str], most: int) -> tuple[float, int, int]:
     config = EngineConfig(model="smollm2:135m")
     meeting = []
     for number, candidate in enumerate(search.candidates(devices, [("default", config)])):
+        assert candidate.engine is not None
         for count in range(1, most + 1):
-            budgets = (None, *plan_search.BUDGETS)
-            if any(search._try(candidate, count, budget).meets for budget in budgets):
+            own = Setting.of(candidate.engine)
+            settings = [own, *(replace(own, token_budget=b) for b in plan_search.BUDGETS)]
+            if any(search._try(candidate, count, setting).meets for setting in settings):
                 meeting.append((count * candidate.each, number, count))
     return min(meeting)
 
@@ -148,6 +150,20 @@ def test_little_cache_binds(invoke: Invoke, tmp_path: Path, few_budgets: None) -
                     "--requests", "50", "--tokens", "300-400:200")  # fmt: skip
     assert found["candidates"][0]["instances"] > 1
     assert found["candidates"][0]["binds"].startswith("memory")
+
+
+def test_slots_that_bind_are_made_more(invoke: Invoke, tmp_path: Path, few_budgets: None) -> None:
+    name = device(tmp_path, "wide", 1.0, 20.0)
+    load = ("--device", f"{name}:1", "--rate", "240", "--tokens", "10:200", "--requests", "600")
+    found = planned(invoke, *load)
+    first, *_, last = found["candidates"][0]["trials"]
+    assert (first["meets"], first["max_sequences"]) == (False, 64)
+    assert first["full_share"] > 0.5
+    assert first["binds"].startswith("slots")
+    assert (last["meets"], last["max_sequences"]) == (True, 256)
+    assert "256 sequences together" in found["verdict"]
+    fixed = planned(invoke, *load, "--max-sequences", "60", code=1)
+    assert {t["max_sequences"] for t in fixed["candidates"][0]["trials"]} == {60}
 
 
 def test_policies_are_tried_one_by_one(invoke: Invoke, tmp_path: Path, few_budgets: None) -> None:

@@ -77,8 +77,8 @@ def verdict(search: PlanSearch, candidates: list[Candidate], best: Candidate | N
         assert trial is not None
         cost = "" if price is None else f" for {price:.2f} dollars an hour"
         return (
-            f"{best.count} x {best.choice}{cost} ({best.policy} policies, token budget"
-            f" {trial.token_budget}): {inside(trial)} of the requests are inside;"
+            f"{best.count} x {best.choice}{cost} ({best.policy} policies,"
+            f" {trial.setting}): {inside(trial)} of the requests are inside;"
             f" {sure(trial, search.targets.share)}"
         )
     whole = [(c, trial) for c in candidates for trial in c.trials if trial.whole]

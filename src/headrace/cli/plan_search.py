@@ -13,6 +13,7 @@ from headrace.cli.simulated_fleet import DeviceChoice, SimulatedFleet
 from headrace.cli.simulated_load import SimulatedLoad
 from headrace.cli.simulated_tally import SimulatedTally
 from headrace.cli.simulation_run import Simulated, SimulationRun
+from headrace.engine.build import PREFILL_ROOM
 from headrace.engine.config import EngineConfig
 from headrace.nouns.errors import ConfigError
 from headrace.simulation.count_search import CountSearch
@@ -21,7 +22,34 @@ from headrace.simulation.least_work import LeastWork, least_work
 MOST = 64  # instances, where no number is given
 BUDGETS = (256, 512, 1024, 2048)
 """Token budgets tried besides the one that an engine would choose."""
+SEQUENCES = 256
+"""Sequences together that are tried where the default number of slots binds."""
+SLOTS = "slots"
+MOSTLY = 0.5
 Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What an engine may be started with besides its policies."""
+
+    token_budget: int
+    max_sequences: int
+
+    @classmethod
+    def of(cls, engine: SimulatedEngine) -> Setting:
+        limits = engine.spec.limits
+        return cls(limits.token_budget, limits.sequences)
+
+    def put(self, engine: SimulatedEngine) -> SimulatedEngine:
+        """The same engine with this setting."""
+        limits = replace(
+            engine.spec.limits, token_budget=self.token_budget, sequences=self.max_sequences
+        )
+        return replace(engine, spec=replace(engine.spec, limits=limits))
+
+    def __str__(self) -> str:
+        return f"token budget {self.token_budget}, {self.max_sequences} sequences together"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +62,7 @@ class Trial:
     meets: bool
     inside: float
     margin: float
-    token_budget: int
+    setting: Setting
     binds: str
     numbers: dict[str, Any]
 
@@ -45,7 +73,8 @@ class Trial:
             "whole": self.whole,
             "inside": self.inside,
             "margin": self.margin,
-            "token_budget": self.token_budget,
+            "token_budget": self.setting.token_budget,
+            "max_sequences": self.setting.max_sequences,
             "binds": self.binds,
             **self.numbers,
         }
@@ -149,16 +178,16 @@ class PlanSearch:
         if tried:
             candidate, near = max(tried, key=lambda pair: pair[1].inside)
             candidate.trials.remove(near)
-            self._try(candidate, near.count, near.token_budget, early=False)
+            self._try(candidate, near.count, near.setting, early=False)
 
     def _check(self, best: Candidate) -> None:
         """More instances have to do no worse, as the search took for granted."""
         assert best.best is not None
         assert best.count is not None
         assert best.least is not None
-        budget = best.best.token_budget
-        known = {trial.count: trial for trial in best.trials if trial.token_budget == budget}
-        search = CountSearch(lambda count: self._try(best, count, budget), known)
+        setting = best.best.setting
+        known = {trial.count: trial for trial in best.trials if trial.setting == setting}
+        search = CountSearch(lambda count: self._try(best, count, setting), known)
         contrary = search.check(best.count, best.least.count, best.choice.count or MOST)
         best.notes += [f"{best.choice}: {found}" for found in contrary]
 
@@ -190,41 +219,47 @@ class PlanSearch:
                 )
                 return
             high = min(high, cheaper)
-        search = CountSearch(lambda count: self._try(candidate, count))
-        count = search.least(low, high)
-        if candidate.config.token_budget is None:
-            count = self._other_budgets(candidate, count, low, high)
+        assert candidate.engine is not None
+        count = self._least(candidate, Setting.of(candidate.engine), low, high)
+        count = self._other_settings(candidate, count, low, high)
         candidate.count = count
         if count is None and high < (candidate.choice.count or MOST):
             candidate.left_out = f"more than {high} are needed: dearer than what was found"
 
-    def _other_budgets(
+    def _least(self, candidate: Candidate, setting: Setting, low: int, high: int) -> int | None:
+        return CountSearch(lambda count: self._try(candidate, count, setting)).least(low, high)
+
+    def _other_settings(
         self, candidate: Candidate, count: int | None, low: int, high: int
     ) -> int | None:
-        """Whether another token budget does with fewer instances, or at all."""
-        engine = candidate.engine
-        assert engine is not None
-        own = engine.spec.limits.token_budget
-        for budget in BUDGETS:
+        """Whether more slots or another token budget do with fewer instances, or at all."""
+        assert candidate.engine is not None
+        own = Setting.of(candidate.engine)
+        budgets = [b for b in BUDGETS if b != own.token_budget]
+        if candidate.config.token_budget is not None:
+            budgets = []
+        others = [replace(own, token_budget=b) for b in budgets if b >= own.max_sequences]
+        default = EngineConfig().max_sequences
+        if own.max_sequences == default and candidate.binds.startswith(SLOTS):
+            least = SEQUENCES + PREFILL_ROOM
+            wider = sorted({max(b, least) for b in (own.token_budget, *budgets)})
+            others = [Setting(b, SEQUENCES) for b in wider] + others
+        for setting in others:
             wanted = high if count is None else count - 1
-            if budget == own or wanted < low:
-                continue
-            if self._try(candidate, wanted, budget).meets:
-                search = CountSearch(lambda n, b=budget: self._try(candidate, n, b))  # type: ignore[misc]
-                count = search.least(low, wanted)
+            if wanted < low:
+                break
+            if self._try(candidate, wanted, setting).meets:
+                count = self._least(candidate, setting, low, wanted)
         return count
 
-    def _try(
-        self, candidate: Candidate, count: int, budget: int | None = None, early: bool = True
-    ) -> Trial:
+    def _try(self, candidate: Candidate, count: int, setting: Setting, early: bool = True) -> Trial:
         """One simulation; with ``early`` no longer than until the targets are out of reach."""
-        engine = candidate.engine
-        assert engine is not None
-        if budget is not None:
-            limits = replace(engine.spec.limits, token_budget=budget)
-            engine = replace(engine, spec=replace(engine.spec, limits=limits))
-        budget = engine.spec.limits.token_budget
-        self.report(f"{candidate.choice}, {count} instances, {candidate.policy}, budget {budget}")
+        known = [t for t in candidate.trials if (t.count, t.setting) == (count, setting)]
+        if known and (early or known[0].whole):
+            return known[0]
+        assert candidate.engine is not None
+        engine = setting.put(candidate.engine)
+        self.report(f"{candidate.choice}, {count} instances, {candidate.policy}, {setting}")
         choice = replace(candidate.choice, count=count)
         fleet = SimulatedFleet((choice,), (engine,), self.seed)
         run = SimulationRun(fleet, candidate.config, self.router, self.targets.slo, self.seed)
@@ -236,12 +271,14 @@ class PlanSearch:
             return early and tally.requests - tally.good > allowed
 
         done = run.simulate(load, enough=enough)
-        trial = _trial(count, done, self.targets, budget, load.count)
+        trial = _trial(count, done, self.targets, setting, load.count)
         candidate.trials.append(trial)
         return trial
 
 
-def _trial(count: int, done: Simulated, targets: PlanTargets, budget: int, requests: int) -> Trial:
+def _trial(
+    count: int, done: Simulated, targets: PlanTargets, setting: Setting, requests: int
+) -> Trial:
     tally, totals = done.tally, done.totals
     summary = tally.summary()
     inside = tally.good / tally.requests
@@ -252,6 +289,7 @@ def _trial(count: int, done: Simulated, targets: PlanTargets, budget: int, reque
         "ttft_p99": None if ttft is None else ttft.p99,
         "tpot_p99": None if tpot is None else tpot.p99,
         "busy_share": totals.busy / up if up else 0.0,
+        "full_share": _full(done),
         "peak_memory_share": max(i.peak_blocks / i.blocks for i in totals.instances),
         "time_shares": done.shares,
         "waits": dict(tally.waits.most_common()),
@@ -265,7 +303,7 @@ def _trial(count: int, done: Simulated, targets: PlanTargets, budget: int, reque
         meets=tally.requests == requests and inside >= targets.share,
         inside=inside,
         margin=tally.margin,
-        token_budget=budget,
+        setting=setting,
         binds=what_binds(done),
         numbers=numbers,
     )
@@ -275,18 +313,26 @@ def what_binds(done: Simulated) -> str:
     """What the requests that missed had too little of, and which target they missed most.
 
     Memory, where requests waited longer for cache blocks (preempted ones included) than for the
-    tokens and slots of steps, the queue behind the first of them left aside. Otherwise steps took
-    too long: for their operations, their bytes or their overhead, whichever would save most.
+    tokens and slots of steps, the queue behind the first of them left aside; slots, where most of
+    the time no more sequences could run. Otherwise steps took too long: for their operations, their
+    bytes or their overhead, whichever would save most.
     """
     waits, shares = done.tally.waits, done.shares
     memory = waits["memory"] + waits["preempted"]
     if memory > waits["budget"] + waits["batch"] and memory > 0:
         what = "memory"
+    elif _full(done) > MOSTLY:
+        what = SLOTS
     else:
         times = {name: shares.get(name, 0.0) for name in ("compute", "bandwidth", "overhead")}
         what = max(times, key=lambda name: times[name]) if shares else "step time"
     missed = [name for name, _ in done.tally.missed.most_common(1)]
     return f"{what} ({NAMES.get(missed[0], missed[0])})" if missed else what
+
+
+def _full(done: Simulated) -> float:
+    """The share of the busy time in which every slot was taken."""
+    return sum(i.full for i in done.totals.instances) / max(done.totals.busy, 1e-9)
 
 
 NAMES = {

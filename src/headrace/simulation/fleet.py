@@ -32,7 +32,8 @@ UP, DRAIN, DOWN, ARRIVAL, END, BEGIN = range(6)
 
 @dataclass(slots=True)
 class InstanceTotals:
-    """Sums over one instance's life. ``tokens`` are rows computed, ``up`` and ``busy`` seconds.
+    """Sums over one instance's life. ``tokens`` are rows computed, ``up`` and ``busy`` seconds;
+    in ``full`` seconds of those as many sequences were computed as may run at once.
 
     ``peak_blocks`` of ``blocks`` were held at once at most.
     """
@@ -44,6 +45,7 @@ class InstanceTotals:
     steps: int = 0
     tokens: int = 0
     busy: float = 0.0
+    full: float = 0.0
     up: float = 0.0
     peak_blocks: int = 0
 
@@ -111,6 +113,7 @@ class _Post:
         self.member = member
         self.instance = Instance(member.spec, emit)
         self.capacity = member.spec.num_blocks * member.spec.block_size  # tokens
+        self.slots = member.spec.limits.sequences
         self.load = Load(index, member.speed)
         self.totals = InstanceTotals(member.name or f"instance {index}", member.spec.num_blocks)
         self.outages: Iterator[Outage] = iter(member.outages)
@@ -237,6 +240,8 @@ class _Fleet:
                 self._note(now + HELD_BACK, BEGIN, post)
             return
         post.began = now
+        if instance.executor.load.slices >= post.slots:
+            post.totals.full += end - now
         held = instance.memory.total - instance.memory.available
         if held > post.totals.peak_blocks:
             post.totals.peak_blocks = held

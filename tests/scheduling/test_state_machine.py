@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import replace
 from typing import ClassVar
 
 from hypothesis import seed, settings
@@ -19,8 +20,10 @@ from hypothesis.stateful import (
 
 from headrace.nouns.errors import ContextLengthExceeded
 from headrace.nouns.event import Event, Kind
+from headrace.nouns.request import Targets
 from headrace.nouns.sequence import FinishReason, Sequence, Wait
 from headrace.nouns.step import Step
+from headrace.nouns.step_cost import StepLoad
 from headrace.nouns.tenant import Tenants, Terms
 from headrace.scheduling.registry import BUILT_IN
 from tests.scheduling.mock_executor import MockExecutor, alone, make_request, make_scheduler
@@ -28,7 +31,14 @@ from tests.scheduling.policies import WorstFirst
 
 # Lengths that end inside and at the end of blocks of 1, 2, 4 and 8.
 PREFIXES = [[], [1] * 4, [1] * 8 + [2] * 5, [3] * 17]
-BATCHING = ["stall-free", "prefill-first", "static", "worst-first", "worst-first"]
+BATCHING = ["stall-free", "uniform", "prefill-first", "static", "worst-first", "worst-first"]
+
+
+class Price:
+    """A tenth of a second a row: of the targets drawn some can be met and some cannot."""
+
+    def seconds(self, load: StepLoad) -> float:
+        return 0.1 * load.rows
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -44,11 +54,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         sequences=st.integers(1, 12),
         order=st.sampled_from(list(BUILT_IN["order"])),
         preemption=st.sampled_from(list(BUILT_IN["preemption"])),
-        admission=st.sampled_from(["reserve", "watermark", "watermark"]),
+        admission=st.sampled_from(["reserve", "watermark", "watermark", "future"]),
         batching=st.sampled_from(BATCHING),
         prefix_cache=st.sampled_from([True, True, False]),
         depth=st.sampled_from([1, 1, 2, 3]),
         max_running=st.sampled_from([None, None, 1, 2]),
+        cost=st.sampled_from([None, Price()]),
     )
     def setup(self, batching: str, depth: int, max_running: int | None, **options: object) -> None:
         self.events: list[Event] = []
@@ -76,6 +87,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.integers(0, 2),
         tenant=st.sampled_from(["a", "a", "b"]),
         eos=st.booleans(),
+        tpot=st.sampled_from([None, None, 0.5, 2.0, 30.0]),
     )
     def arrive(
         self,
@@ -86,6 +98,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority: int,
         tenant: str,
         eos: bool,
+        tpot: float | None,
     ) -> str:
         self.count += 1
         request = make_request(
@@ -98,6 +111,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             tenant=tenant,
             eos=frozenset(range(0, 1000, 9)) if eos else frozenset(),
         )
+        request = replace(request, targets=Targets(tpot=tpot))
         need = -(-(len(request.prompt) + max_tokens - 1) // self.scheduler.memory.block_size)
         try:
             self.accepted[request.id] = self.scheduler.add(request, self.now)

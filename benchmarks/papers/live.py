@@ -23,7 +23,7 @@ from headrace.nouns.request import Request
 from headrace.nouns.sampling_params import SamplingParams
 from headrace.nouns.sequence import FinishReason, Sequence
 from headrace.nouns.step import Sampled
-from headrace.nouns.step_cost import StepCost
+from headrace.nouns.step_cost import StepCost, StepLoad
 from headrace.sampling.detokenizer import Detokenizer
 from headrace.scheduling.scheduler import Scheduler
 
@@ -54,7 +54,10 @@ class EndedBy:
 
 
 class LiveEngine:
-    """A loaded model. Each ``run`` has a new scheduler and an empty cache."""
+    """A loaded model. Each ``run`` has a new scheduler and an empty cache.
+
+    ``samples`` are the loads and seconds of all steps so far.
+    """
 
     def __init__(self, model: str, *, block_size: int = 16, sequences: int = 64) -> None:
         self._built: BuiltEngine = build(
@@ -71,6 +74,7 @@ class LiveEngine:
         self.context = self._built.model.max_context
         self.name = f"{self._built.model.name}, {self._built.model.weights}"
         self._runs = 0
+        self.samples: list[tuple[StepLoad, float]] = []
         self.run([Ask(0.0, 200, 8) for _ in range(min(32, sequences))], Setup(sequences=sequences))
 
     @property
@@ -96,6 +100,7 @@ class LiveEngine:
             scheduler, self._executor, WallClock(),
             lambda seq: Output(seq, Detokenizer(tokenizer.token_bytes, tokenizer.is_special)),
         )  # fmt: skip
+        engine.times.add(lambda load, seconds: self.samples.append((load, seconds)))
         answers, requests = self._prepare(asks)
         self._drive(engine, asks, requests, answers)
         for answer in answers.values():

@@ -14,6 +14,7 @@ import numpy as np
 
 Rng = np.random.Generator
 Length = Callable[[Rng], int]
+MOST = 1000
 NORMAL_P90 = 1.2815515655446004  # standard deviations
 
 
@@ -195,17 +196,19 @@ def _release(batch: list[Ask], size: int, window: float) -> list[Ask]:
 def highest(holds: Callable[[float], bool], start: float, *, precision: float = 0.05) -> float:
     """The highest rate (within ``precision``, relatively) at which ``holds`` is true.
 
-    Doubles or halves from ``start``, then bisects. 0 where it does not even hold at a
-    thousandth of ``start``.
+    Doubles or halves from ``start``, then bisects. 0 where it does not even hold at ``start`` over
+    ``MOST``; a rate beyond ``MOST`` times ``start`` is not looked beyond.
     """
     low = high = start
     if holds(start):
         while holds(high := 2 * low):
             low = high
+            if low > MOST * start:
+                return low
     else:
         while not holds(low := high / 2):
             high = low
-            if low < start / 1000:
+            if low < start / MOST:
                 return 0.0
     while high / low > 1 + precision:
         middle = math.sqrt(low * high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.nouns.request import Request, Targets
+from headrace.nouns.step import Step, StepResult
 from headrace.nouns.step_cost import StepLoad
 from headrace.nouns.tenant import Tenants, Terms
 from headrace.scheduling.linear_cost import LinearCost
+from headrace.scheduling.margin import Margin
 from headrace.scheduling.outlook import COLD, ENOUGH, EVERY, HORIZON, Outlook
 from headrace.scheduling.place import place
 from headrace.scheduling.registry import BUILT_IN
@@ -90,6 +93,61 @@ def test_the_first_token_comes_when_it_is_predicted(
     assert seq.first_token_at is not None
     actual = seq.first_token_at - came
     assert actual - LONGEST <= predicted <= actual + LONGEST
+
+
+def test_whoever_comes_during_a_step_waits_for_its_end() -> None:
+    run = Run(make_scheduler(blocks=999, prefix_cache=False, cost=LinearCost({"step": 1.0})))
+    run.add(make_request("long", [1], 50))
+    for _ in range(3):
+        run.scheduler.commit(*_ran(run), run.now)
+        run.outlook.look(run.now)
+    came = run.now + 0.3
+    assert run.outlook.wait(came) == pytest.approx(0.7)
+    request = make_request("new", [2], arrival=came)
+    assert run.outlook.first_token(request, came) == pytest.approx(1.7)
+    assert run.outlook.wait(came + 5.0) == pytest.approx(0.7)
+
+
+def _ran(run: Run) -> tuple[Step, StepResult]:
+    step = run.scheduler.plan(run.now)
+    assert step is not None
+    run.executor.submit(step)
+    run.now += 1.0
+    return step, run.executor.collect()
+
+
+@given(
+    truths=st.lists(st.floats(0.1, 2.5), min_size=1, max_size=20),
+    seed=st.integers(0, 99),
+)
+def test_most_promises_are_kept_once_learnt(truths: list[float], seed: int) -> None:
+    """Whatever the ratio of true to predicted time is distributed like."""
+    margin, drawn = Margin(), random.Random(seed)
+    for _ in range(400):
+        margin.learn(2.0, 2.0 * drawn.choice(truths))
+    kept = 0
+    for _ in range(400):
+        truth = drawn.choice(truths)
+        kept += truth <= margin.factor
+        margin.learn(2.0, 2.0 * truth)
+        assert 1.0 <= margin.factor <= 3.0
+    assert kept >= 0.8 * 400
+
+
+def test_close_promises_that_are_broken_lengthen_the_next() -> None:
+    """The scheduler's own price is half the truth."""
+    run = run_of(2)
+    crowd(run, 6)
+    run.step()
+    run.until_looked()
+    request = replace(make_request("new", [7] * 9, 3), targets=Targets(ttft=0.5))
+    before = run.outlook.first_token(request, run.now)
+    run.add(replace(request, arrival=run.now))
+    run.now += 5.0  # something held the machine up
+    run.drain()
+    assert before is not None
+    assert before > 0.25
+    assert run.outlook._margin.factor > 1.0
 
 
 def test_starts_of_those_that_wait() -> None:

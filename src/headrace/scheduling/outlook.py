@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from headrace.nouns.request import Request
 from headrace.nouns.sequence import Sequence
+from headrace.scheduling.margin import Margin
 from headrace.scheduling.output_lengths import OutputLengths, cannot_end_early
 from headrace.scheduling.pace import Pace
 from headrace.scheduling.place import place
@@ -28,6 +29,8 @@ ENOUGH = 16
 COLD = 256
 """Output tokens expected of requests that may end by themselves until ``ENOUGH`` have."""
 NEWS = 0.05
+CLOSE = 0.5
+"""Predictions of this share of a target and more teach how much to allow for: they matter."""
 
 
 Seen = tuple[Sequence, int, int]
@@ -63,6 +66,9 @@ class Outlook:
         self._lengths = OutputLengths()
         self._pace = Pace()
         self._found = 0.0  # share of prompts
+        self._margin = Margin()
+        self._last: tuple[str, float] = ("", 0.0)  # the request asked for last, and the answer
+        self._promised: dict[str, tuple[float, float]] = {}  # by request: when, and how soon
         self._lock = threading.Lock()
         self._arrived: deque[str] = deque()
         self._ended: deque[Sequence] = deque()  # not learnt from yet
@@ -106,6 +112,10 @@ class Outlook:
         """``request`` will be added to the scheduler."""
         with self._lock:
             self._coming[request.id] = request
+            asked, predicted = self._last
+            ttft = request.targets.ttft
+            if asked == request.id and ttft is not None and predicted >= CLOSE * ttft:
+                self._promised[asked] = (now, predicted)
             if self._replay is not None:
                 self._join(self._replay, request, now)
 
@@ -113,6 +123,7 @@ class Outlook:
         """``request`` was accepted, but the scheduler did not take it."""
         with self._lock:
             self._coming.pop(request.id, None)
+            self._promised.pop(request.id, None)
             self._replay = None
 
     def wait(self, now: float, tenant: str = "") -> float | None:
@@ -124,7 +135,7 @@ class Outlook:
             return self._pace.predicted_wait(self._waiting(), now)
         with self._lock:
             replay = self._replayed(now)
-            start = replay.opening(0).time + self._beyond(replay)
+            start = replay.opening(0, now - self._view.time).time + self._beyond(replay)
             if tenant in self._scheduler.usage.full:
                 start = max(start, replay.parked(tenant))
             return max(0.0, self._view.time + start - now)
@@ -132,7 +143,8 @@ class Outlook:
     def first_token(self, request: Request, now: float) -> float | None:
         """Seconds until ``request`` would have its first token if it came now; None if not known.
 
-        A tenant at its ``max_running`` waits for its own as well.
+        With the ``Margin`` by which most such promises are kept. A tenant at its ``max_running``
+        waits for its own as well.
         """
         if self._scheduler.cost is None:
             return None
@@ -143,7 +155,9 @@ class Outlook:
             start = max(0.0, self._view.time + opening.time + late - now)
             if request.tenant in self._scheduler.usage.full:
                 start = max(start, self._view.time + replay.parked(request.tenant) - now)
-            return start + replay.prefill(job.left, opening)
+            predicted = start + replay.prefill(job.left, opening)
+            self._last = (request.id, predicted)
+            return self._margin.factor * predicted
 
     def alone(self, request: Request) -> float | None:
         """Seconds to the first token of ``request`` if nobody else were there; None as before."""
@@ -181,6 +195,9 @@ class Outlook:
 
     def _learn(self, seq: Sequence) -> None:
         self._lengths.observe(seq)
+        promise = self._promised.pop(seq.request.id, None)
+        if promise is not None and seq.first_token_at is not None:
+            self._margin.learn(promise[1], seq.first_token_at - promise[0])
         if seq.cached is not None and not seq.index:
             self._found += NEWS * (seq.cached / seq.prompt_len - self._found)
 
@@ -226,7 +243,7 @@ class Outlook:
         """When it would start by what was seen, and how much later by those that came since."""
         at, opening = self._place(replay, request, now)
         if opening is None:
-            return replay.opening(job.room), self._beyond(replay)
+            return replay.opening(job.room, now - self._view.time), self._beyond(replay)
         return opening, sum(seconds for other, seconds in self._ahead if other <= at)
 
     def _join(self, replay: Replay, request: Request, now: float) -> None:
@@ -239,6 +256,7 @@ class Outlook:
             elif self._view.more or len(replay.starts) >= 2 * HORIZON:
                 self._behind += 1
             else:
+                replay.opening(0, now - self._view.time)
                 replay.start(job)
 
     def _place(self, replay: Replay, request: Request, now: float) -> tuple[int, Opening | None]:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from math import ceil
 
 from headrace.nouns.step_cost import StepCost, StepLoad
 from headrace.scheduling.limits import Limits
@@ -103,10 +104,15 @@ class Replay:
         first = self.firsts[place]
         return self.parked(job.tenant) if first is None else first
 
-    def opening(self, room: int) -> Opening:
-        """When one that needs so much memory could start behind all others."""
+    def opening(self, room: int, after: float = 0.0) -> Opening:
+        """When one that needs so much memory and comes ``after`` so many seconds could start behind
+        all others: in the first step planned then that has a place for it."""
         while self._prefills or not self._fits(room):
             self._advance()
+        while self._ends and self.time < after:
+            steps = ceil((after - self.time) / max(self._price(0, 0), 1e-9))
+            self._repeat(min(steps, self._ends[0][0] - self._steps), 0, None)
+        self.time = max(self.time, after)
         return Opening(self.time, len(self._ends), self._context)
 
     def parked(self, tenant: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -41,11 +41,15 @@ TARGETS = st.sampled_from(
 )
 
 
+TPOT_TARGETS = st.sampled_from([NO_TARGETS, Targets(tpot=0.01), Targets(tpot=0.05)])
+
+
 @st.composite
 def traces(draw: st.DrawFn, longest: int) -> list[Arrival]:
     """Arrivals, many of them close together, of up to ``longest`` tokens of prompt and output."""
     now = 0.0
     arrivals = []
+    targets = draw(st.sampled_from([st.just(NO_TARGETS), TPOT_TARGETS, TARGETS]))
     for _ in range(draw(st.integers(1, 25))):
         now += draw(st.sampled_from([0.0, 0.0, 0.003, 0.05, 0.4]))
         output = draw(st.integers(1, longest))
@@ -59,7 +63,7 @@ def traces(draw: st.DrawFn, longest: int) -> list[Arrival]:
             priority=draw(st.integers(0, 2)),
             n=draw(st.sampled_from([1, 1, 1, 1, 1, 3])),
             prefix=draw(PREFIXES),
-            targets=draw(TARGETS),
+            targets=draw(targets),
         )
         arrivals.append(arrival)
     return arrivals
@@ -132,17 +136,23 @@ def check_long_prompts(outputs: list[int], prompts: list[int], budget: int, slac
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Counts in ``reached`` what nobody sees from outside."""
     reached.clear()
-    depart, scatter = Cohort.depart, Round._scatter
+    depart, coast, scatter = Cohort.depart, Cohort.coast, Round._scatter
 
     def count_members(cohort: Cohort) -> int:
         reached["steady"] += depart(cohort)
         return len(cohort)
+
+    def count_coasted(cohort: Cohort, run: Callable[[int, int], bool]) -> int:
+        ticks = coast(cohort, run)
+        reached["coasted"] += ticks
+        return ticks
 
     def count_scattered(round: Round) -> None:
         reached["scattered"] += round.steady > 0
         scatter(round)
 
     monkeypatch.setattr(Cohort, "depart", count_members)
+    monkeypatch.setattr(Cohort, "coast", count_coasted)
     monkeypatch.setattr(Round, "_scatter", count_scattered)
     yield
     reached.clear()
@@ -153,7 +163,7 @@ def test_any_trace_gives_the_same_events() -> None:
     check_any()
     unreached = (Kind.SWAPPED, Kind.ABORTED)
     kinds = [kind.value for kind in Kind if kind not in unreached]
-    for what in (*kinds, "cached", "twice", "steady"):
+    for what in (*kinds, "cached", "twice", "steady", "coasted"):
         assert reached[what] > 2, f"{what} was hardly reached: {reached}"
 
 

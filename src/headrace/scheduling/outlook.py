@@ -96,6 +96,11 @@ class Outlook:
         finally:
             self._lock.release()
 
+    @property
+    def content(self) -> float:
+        """A time before which it does not look again while there is work."""
+        return self._view.time + 0.999 * EVERY
+
     def arrived(self, seq: Sequence, now: float) -> None:
         """The scheduler has ``seq``."""
         if not seq.index:

@@ -111,8 +111,8 @@ class Scheduler:
             and not policies.order.dynamic
             and getattr(policies.batching, "only_decodes", False)
         )
-        # Orders that keep their queue themselves hear of every plan.
-        self._hears = not isinstance(self.waiting, WaitingQueue)
+        # Queues of orders that keep them themselves, or change by the time, hear of every plan.
+        self._hears = policies.order.dynamic or not isinstance(self.waiting, WaitingQueue)
         self._left_in_flight: list[Sequence] = []  # members that ended in the step under way
         self._in_flight: set[Sequence] = set()
         self._explained: dict[Sequence, None] = {}
@@ -211,7 +211,8 @@ class Scheduler:
 
     def plan(self, now: float) -> Step | None:
         """The next step, or None when nothing can be computed now."""
-        self.waiting.refresh(now)
+        if self._hears:
+            self.waiting.refresh(now)
         if self._policies.order.dynamic:
             for seq in self._running:
                 self._running[seq] = self._rank(seq, now)
@@ -233,7 +234,7 @@ class Scheduler:
         step = Step(
             id=self._steps,
             slices=tuple(round.slices.values()),
-            copies=tuple(chain.from_iterable(round.copies.values())),
+            copies=tuple(chain.from_iterable(round.copies.values())) if round.copies else (),
             padding=round.padding,
             budget=round.budget,
             planned_at=now,

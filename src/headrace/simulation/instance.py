@@ -143,10 +143,11 @@ class Instance:
         self.clock.time = now
         if self._inbox:
             self._read_inbox()
-        elif until is not None and self.door.outlook is None:
-            self.executor.until = until
+        elif until is not None:
+            outlook = self.door.outlook
+            self.executor.until = until if outlook is None else min(until, outlook.content)
             self.scheduler.coast(self.executor.run_steady, self.clock)
-        self.busy = self.engine.begin()
+        self.busy = self.engine.has_work and self.engine.begin()
         return self.executor.ends if self.busy else None
 
     def finish(self) -> list[Served]:

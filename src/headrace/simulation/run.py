@@ -62,7 +62,7 @@ def simulate(
     now = 0.0
     while True:
         until = math.inf if coming is None else coming.at
-        end = instance.begin(now, until) if instance.has_work else None
+        end = instance.begin(now, until)
         if end is None:
             if coming is None and not instance.has_work:
                 break

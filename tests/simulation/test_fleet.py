@@ -229,6 +229,22 @@ def test_events_carry_their_instance() -> None:
         assert sum(e.kind is Kind.ARRIVED for e in events) == 10
 
 
+def test_every_step_is_watched_also_after_a_failure() -> None:
+    watched: Counter[int] = Counter()
+
+    def watch(index: int, load: StepLoad) -> None:
+        watched[index] += load.rows
+
+    members = [Member(spec=SPEC, outages=[Outage(down=1.0, up=1.2)]), Member(spec=SPEC)]
+    totals = simulate_fleet(
+        traffic(100, 30.0), members, registry.create("round-robin"), lambda served: None,
+        watch=watch,
+    )  # fmt: skip
+    # The step under way at the failure was begun and never ended.
+    assert 0 <= watched[0] - totals.instances[0].tokens <= SPEC.limits.token_budget
+    assert watched[1] == totals.instances[1].tokens > 0
+
+
 def test_times_may_not_decrease() -> None:
     with pytest.raises(ConfigError, match=r"arrival at 1.0 s comes after one at 2.0 s"):
         run([Arrival(2.0, 1, 1), Arrival(1.0, 1, 1)], [Member(spec=SPEC)])

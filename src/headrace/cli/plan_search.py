@@ -314,8 +314,8 @@ def what_binds(done: Simulated) -> str:
 
     Memory, where requests waited longer for cache blocks (preempted ones included) than for the
     tokens and slots of steps, the queue behind the first of them left aside; slots, where most of
-    the time no more sequences could run. Otherwise steps took too long: for their operations, their
-    bytes or their overhead, whichever would save most.
+    the time that somebody waited no more sequences could run. Otherwise steps took too long: for
+    their operations, their bytes or their overhead, whichever would save most.
     """
     waits, shares = done.tally.waits, done.shares
     memory = waits["memory"] + waits["preempted"]
@@ -331,8 +331,9 @@ def what_binds(done: Simulated) -> str:
 
 
 def _full(done: Simulated) -> float:
-    """The share of the busy time in which every slot was taken."""
-    return sum(i.full for i in done.totals.instances) / max(done.totals.busy, 1e-9)
+    """The share of the time that somebody waited in which every slot was taken."""
+    instances = done.totals.instances
+    return sum(i.full for i in instances) / max(sum(i.crowded for i in instances), 1e-9)
 
 
 NAMES = {

@@ -33,7 +33,8 @@ UP, DRAIN, DOWN, ARRIVAL, END, BEGIN = range(6)
 @dataclass(slots=True)
 class InstanceTotals:
     """Sums over one instance's life. ``tokens`` are rows computed, ``up`` and ``busy`` seconds;
-    in ``full`` seconds of those as many sequences were computed as may run at once.
+    in ``crowded`` seconds of those somebody waited, and in ``full`` of these because as many
+    sequences were computed as may run at once.
 
     ``peak_blocks`` of ``blocks`` were held at once at most.
     """
@@ -45,6 +46,7 @@ class InstanceTotals:
     steps: int = 0
     tokens: int = 0
     busy: float = 0.0
+    crowded: float = 0.0
     full: float = 0.0
     up: float = 0.0
     peak_blocks: int = 0
@@ -142,9 +144,9 @@ class _Fleet:
         watch: Watch | None,
     ) -> None:
         self._posts: Final = [_Post(i, member, listen(i)) for i, member in enumerate(members)]
-        if watch is not None:
-            for post in self._posts:
-                post.instance.executor.watch = partial(watch, post.index)
+        self._watch = watch
+        for post in self._posts:
+            self._look_at(post)
         self._router = router
         self._on_served = on_served
         self._totals = FleetTotals([post.totals for post in self._posts])
@@ -190,6 +192,11 @@ class _Fleet:
             post.close_books(self._totals.end)
             post.totals.steps, post.totals.tokens = post.instance.steps, post.instance.tokens
         return self._totals
+
+    def _look_at(self, post: _Post) -> None:
+        """Each start of an instance makes a new executor."""
+        if self._watch is not None:
+            post.instance.executor.watch = partial(self._watch, post.index)
 
     # The calendar
 
@@ -240,8 +247,10 @@ class _Fleet:
                 self._note(now + HELD_BACK, BEGIN, post)
             return
         post.began = now
-        if instance.executor.load.slices >= post.slots:
-            post.totals.full += end - now
+        if len(instance.scheduler.waiting):
+            post.totals.crowded += end - now
+            if instance.executor.load.slices >= post.slots:
+                post.totals.full += end - now
         held = instance.memory.total - instance.memory.available
         if held > post.totals.peak_blocks:
             post.totals.peak_blocks = held
@@ -340,7 +349,9 @@ class _Fleet:
         if up < float("inf"):
             self._note(up + post.member.start_up, UP, post)
             self._note_outage(post)
-        for served in post.instance.abort_all(now, f"{post.totals.name} failed"):
+        lost = post.instance.abort_all(now, f"{post.totals.name} failed")
+        self._look_at(post)
+        for served in lost:
             if served.first_token is None:
                 self._leave(served, post)
                 self._totals.retries += 1

@@ -95,7 +95,7 @@ class EarliestDue:
 
     def admitted(self, seq: Sequence, found: int, now: float) -> None:
         self._queue.started(seq, seq.uncomputed)
-        self._time.started(seq, now)
+        self._time.started(seq, now, self._queue.aimed)
 
     def preempted(self, seq: Sequence, lost: int, now: float) -> None:
         self._time.stopped(seq)
@@ -108,9 +108,10 @@ class EarliestDue:
 
 
 class DeadlineQueue(LanedQueue[Lane]):
-    """The four lanes, and what two of them are owed. ``late`` are those that met no target.
+    """The four lanes, and what two of them are owed.
 
-    ``due`` gives the time of a sequence's next token.
+    ``due`` gives the time of a sequence's next token. ``late`` are those that could not meet their
+    target; ``aimed`` is true once anybody has had one.
     """
 
     def __init__(self, due: Callable[[Sequence], float], time: PrefillTime) -> None:
@@ -120,9 +121,11 @@ class DeadlineQueue(LanedQueue[Lane]):
         self._latest: list[tuple[float, int, Sequence]] = []  # a heap of latest starts
         self._owed = dict.fromkeys(SHARES, 0.0)  # tokens
         self._start_from: Lane | None = None
+        self.aimed = False
 
     def push(self, seq: Sequence, now: float) -> None:
         due = self._due(seq)
+        self.aimed = self.aimed or due != NEVER
         if seq in self.late:
             self.put(seq, Lane.LATE, seq.request.arrival)
         elif due == NEVER:
@@ -138,8 +141,10 @@ class DeadlineQueue(LanedQueue[Lane]):
         return super().pop(position)
 
     def refresh(self, now: float) -> None:
-        self._time.planning(now)
         self.clear_view()
+        if not self.aimed:
+            return
+        self._time.planning(now)
         latest = self._latest
         while latest and latest[0][0] < now:
             seq = heappop(latest)[2]
@@ -153,6 +158,8 @@ class DeadlineQueue(LanedQueue[Lane]):
 
     def started(self, seq: Sequence, tokens: int) -> None:
         """The sequence popped last runs and has so many tokens to compute."""
+        if not self.aimed:
+            return
         for lane, share in SHARES.items():
             if lane == self._start_from:
                 self._owed[lane] = max(0.0, self._owed[lane] - tokens)

@@ -87,7 +87,7 @@ class LanedQueue(Generic[Name]):
 
     def pop(self, position: int) -> Sequence:
         seq = self[position]
-        before = self._view[:position]
+        before = self._view[:position] if position else []
         self._take(seq)
         for name, _ in before:  # those passed over stay passed over
             self.lanes[name].shown += 1
@@ -104,6 +104,8 @@ class LanedQueue(Generic[Name]):
 
     def clear_view(self) -> None:
         """Forgets what was seen; the next look chooses anew."""
+        if not self._view:
+            return
         for name, _ in self._view:
             self.lanes[name].shown = 0
         self._view = []

@@ -57,10 +57,10 @@ class PrefillTime:
         if self._predicted:
             self._learn()
 
-    def started(self, seq: Sequence, now: float) -> None:
-        """``seq`` runs from now on."""
+    def started(self, seq: Sequence, now: float, learn: bool = True) -> None:
+        """``seq`` runs from now on; with ``learn`` its first token will be compared."""
         tokens = seq.uncomputed
-        if seq.first_token_at is None and tokens > 1:
+        if learn and seq.first_token_at is None and tokens > 1:
             predicted = self._full_steps(tokens)
             if predicted:
                 self._predicted[seq] = (now, predicted)

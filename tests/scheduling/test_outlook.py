@@ -135,7 +135,6 @@ def test_most_promises_are_kept_once_learnt(truths: list[float], seed: int) -> N
 
 
 def test_close_promises_that_are_broken_lengthen_the_next() -> None:
-    """The scheduler's own price is half the truth."""
     run = run_of(2)
     crowd(run, 6)
     run.step()

@@ -63,7 +63,7 @@ def batch(
 
 def simulated(options: Options) -> Trial:
     engine = gpus("llama-2-7b", "a100-80g", token_budget=1024)
-    total = options.size(640, 64)
+    total = options.size(640, 160)
     figures: dict[str, list[float]] = {}
     for seed in options.seeds:
         for degree in DEGREES[1:2] if options.quick else DEGREES:

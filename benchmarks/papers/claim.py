@@ -119,16 +119,19 @@ class Finding:
 
 
 def judge(trials: Sequence[Trial]) -> Verdict:
-    """Reproduced: in at least one trial every figure that the paper states is reached.
+    """Reproduced: every figure that the paper states is reached; of one that several trials have,
+    once is enough.
 
     A gain counts as reached from 80 % of the paper's gain on, a bound where it holds in every
-    repeat. Partly: in at least one trial a stated figure is reached, or all of them are better than
-    the baseline's in every repeat. Not reproduced: otherwise.
+    repeat. Partly: some are reached, or in one trial all stated figures are better than the
+    baseline's in every repeat. Not reproduced: otherwise.
     """
     stated = [[f for f in trial.figures if f.paper is not None] for trial in trials]
-    stated = [figures for figures in stated if figures]
-    if any(all(f.reached for f in figures) for figures in stated):
+    reached: dict[str, bool] = {}
+    for figure in (figure for figures in stated for figure in figures):
+        reached[figure.what] = reached.get(figure.what, False) or figure.reached
+    if reached and all(reached.values()):
         return Verdict.REPRODUCED
-    if any(any(f.reached for f in fs) or all(f.better for f in fs) for fs in stated):
+    if any(reached.values()) or any(fs and all(f.better for f in fs) for fs in stated):
         return Verdict.PARTLY
     return Verdict.NOT

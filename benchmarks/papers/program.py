@@ -113,10 +113,10 @@ def page(findings: Iterable[Finding]) -> str:
         "Written by `python -m benchmarks.papers`; do not edit by hand. Each row is a program in"
         " `benchmarks/papers/`. A ratio is how many times better Headrace's policy is than the"
         " baseline policy on the same engine, so that only the idea differs, not the code around"
-        " it. Reproduced: in at least one trial every figure of the paper is reached (a gain from"
-        " 80 % of the paper's gain on; a bound in every repeat). Partly: some are reached, or all"
-        " are better than the baseline's in every repeat, but by less. Simulated trials run the"
-        " engine's own scheduler on a virtual clock, with an analytic model of the paper's"
+        " it. Reproduced: every figure that the paper states is reached (a gain from 80 % of the"
+        " paper's gain on, a bound in every repeat; of several trials one is enough). Partly: some"
+        " are, or all are better than the baseline's in every repeat, but by less. Simulated trials"
+        " run the engine's own scheduler on a virtual clock, with an analytic model of the paper's"
         " hardware.",
         "",
         "| claim | paper | ours | verdict |",

@@ -88,7 +88,7 @@ def pipeline(options: Options) -> Trial:
     stages, seats = 8, 27
     engine = gpus("gpt-3-175b", "a100-80g", tensor=8, stages=stages)
     assert isinstance(engine.cost, AnalyticCost)
-    count = options.size(600, 60)
+    count = options.size(600, 400)
     figures: dict[str, list[float]] = {"bubbles": [], "time": [], "idle": [], "ours": []}
     for seed in options.seeds:
         lengths = zipf(1024, 4096, 0.4)

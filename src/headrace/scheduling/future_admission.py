@@ -14,7 +14,7 @@ from headrace.scheduling.policy import MemoryView, Surroundings
 
 SAMPLES = 4
 CONFIDENCE = 0.8
-SPARE = 0.05
+SPARE = 0.03
 ROOMY = 8
 """If an eighth of the memory is left even if nobody ended, forecasts are not looked at closely."""
 GLANCES = 32

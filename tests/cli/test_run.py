@@ -106,6 +106,20 @@ def test_options_are_defaults_for_the_lines(invoke: Invoke, tmp_path: Path) -> N
     assert texts == {"line-1": "a", "line-2": "ab"}
 
 
+def test_lines_may_have_targets_priorities_and_categories(invoke: Invoke, tmp_path: Path) -> None:
+    lines = write_lines(
+        tmp_path / "in.jsonl",
+        {"prompt": "abc", "targets": {"ttft": 60, "deadline": 90}, "category": "c", "priority": 1},
+        batch_line("two", "/v1/completions", prompt="abc", targets={"tpot": 1}),
+        {"prompt": "abc", "targets": {"ttft": -1}, "custom_id": "bad"},
+    )
+    out = tmp_path / "out.jsonl"
+    result = invoke("run", lines, "-o", out)
+    assert result.exit_code == 1
+    assert set(read(out)) == {"line-1", "two"}
+    assert "targets.ttft is -1" in (tmp_path / "out.errors.jsonl").read_text()
+
+
 def test_more_lines_than_the_queue_holds(invoke: Invoke, tmp_path: Path) -> None:
     lines = write_lines(tmp_path / "in.jsonl", *[f"row {i}" for i in range(50)])
     out = tmp_path / "out.jsonl"

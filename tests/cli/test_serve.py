@@ -9,11 +9,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from headrace.cli import service
+from headrace.engine.config import EngineConfig
 from headrace.nouns.errors import ModelError
+from headrace.nouns.request import Targets
+from headrace.nouns.tenant import Terms
 from tests.cli.conftest import Invoke, Start
 from tests.cli.toy_program import toy_factory
 
@@ -58,6 +62,34 @@ def test_it_serves_until_a_signal(process: subprocess.Popen[bytes], number: sign
         complete(url)
     process.send_signal(number)
     assert process.wait(20) == 0
+
+
+def test_a_file_of_tenants_gives_keys_and_terms(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "tenants.toml"
+    path.write_text('[defaults]\nttft = 3\n[tenants.a]\nkeys = ["secret"]\nmax_running = 2')
+    configs: list[EngineConfig] = []
+
+    def fail(config: EngineConfig, report: object) -> NoReturn:
+        configs.append(config)
+        raise ModelError("far enough")
+
+    monkeypatch.setattr(service, "open_service", fail)
+    assert invoke("serve", "--api-key-file", path).exit_code == 2
+    tenants = configs[0].tenants
+    assert tenants.terms("a") == Terms(max_running=2, targets=Targets(ttft=3.0))
+    assert tenants.terms("b") == Terms(targets=Targets(ttft=3.0))
+
+
+def test_a_wrong_file_of_tenants_is_one_line_without_keys(invoke: Invoke, tmp_path: Path) -> None:
+    path = tmp_path / "tenants.toml"
+    path.write_text('[tenants.a]\nkeys = ["secret-key"]\nwieght = 2')
+    result = invoke("serve", "--api-key-file", path)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "[tenants.a] has no 'wieght'" in result.stderr
+    assert "secret-key" not in result.output
 
 
 def test_a_port_that_is_taken(invoke: Invoke, process: subprocess.Popen[bytes]) -> None:

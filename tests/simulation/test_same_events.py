@@ -161,13 +161,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("counted")
 def test_any_trace_gives_the_same_events() -> None:
     check_any()
-    unreached = (Kind.SWAPPED, Kind.ABORTED)
-    kinds = [kind.value for kind in Kind if kind not in unreached]
-    for what in (*kinds, "cached", "twice", "steady", "coasted"):
-        assert reached[what] > 2, f"{what} was hardly reached: {reached}"
-
-
-@pytest.mark.usefixtures("counted")
-def test_a_shortage_in_a_step_that_is_planned_already() -> None:
     check_long_prompts()
-    assert reached["scattered"] > 3, reached
+    kinds = [kind.value for kind in Kind if kind not in (Kind.SWAPPED, Kind.ABORTED)]
+    for what in (*kinds, "cached", "twice", "steady", "coasted", "scattered"):
+        assert reached[what] > 2, f"{what} was hardly reached: {reached}"

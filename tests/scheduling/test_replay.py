@@ -145,3 +145,24 @@ def test_a_prefill_alone_takes_the_steps_that_it_takes(tokens: int, budget: int)
     replay = Replay(COST, Limits(budget, budget, 1), AMPLE, [], [], {})
     alone = Replay(COST, Limits(budget, budget, 1), AMPLE, [], jobs_of([(tokens, 1)]), {})
     assert replay.prefill(tokens) == pytest.approx(alone.firsts[0])
+
+
+@given(
+    running=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 20)), max_size=5),
+    lengths=JOBS,
+    memory=st.sampled_from([0, 60, AMPLE]),
+    most=st.integers(1, 3),
+    after=st.floats(0, 3),
+)
+def test_any_replay_ends_and_never_goes_back(
+    running: list[Lengths], lengths: list[Lengths], memory: int, most: int, after: float
+) -> None:
+    limits = Limits(6, 8, 5)
+    bounds = {"a": most}
+    replay = Replay(COST, limits, memory, jobs_of(running), jobs_of(lengths), bounds)
+    before = replay.time
+    opening = replay.opening(40, after)
+    assert opening.time >= max(before, after)
+    assert replay.start(Job(3, 3, 2, "b")) > opening.time
+    assert replay.parked("a") >= replay.time
+    assert replay.time > opening.time

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -20,6 +21,7 @@ from headrace.simulation.arrival import Arrival
 from headrace.simulation.fleet import NOBODY, FleetTotals, copies, simulate_fleet
 from headrace.simulation.instance import InstanceSpec
 from headrace.simulation.member import Member, Outage, RandomOutages
+from headrace.simulation.router import Load
 from headrace.simulation.routers import registry
 from headrace.simulation.run import simulate
 from headrace.simulation.served import Served
@@ -248,6 +250,27 @@ def test_every_step_is_watched_also_after_a_failure() -> None:
 def test_times_may_not_decrease() -> None:
     with pytest.raises(ConfigError, match=r"arrival at 1.0 s comes after one at 2.0 s"):
         run([Arrival(2.0, 1, 1), Arrival(1.0, 1, 1)], [Member(spec=SPEC)])
+
+
+class Stubborn:
+    """Chooses the first instance it has seen, there or not."""
+
+    def __init__(self) -> None:
+        self.first: Load | None = None
+
+    def choose(self, arrival: Arrival, loads: Sequence[Load]) -> Load:
+        self.first = self.first or loads[0]
+        return self.first
+
+    def lost(self, index: int) -> None: ...
+
+
+def test_a_router_may_only_choose_from_those_that_are_there() -> None:
+    members = [Member(spec=SPEC, name="a", drains=1.0), Member(spec=SPEC, name="b")]
+    with pytest.raises(ConfigError, match="the router chose a, which takes no requests"):
+        simulate_fleet(
+            [Arrival(0.0, 5, 5), Arrival(2.0, 5, 5)], members, Stubborn(), lambda served: None
+        )
 
 
 def test_bad_fleets() -> None:

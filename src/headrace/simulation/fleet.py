@@ -270,6 +270,11 @@ class _Fleet:
             return
         load = self._router.choose(arrival, self._roomy(arrival) or self._loads)
         post = self._posts[load.index]
+        if not post.open:
+            raise ConfigError(
+                f"the router chose {post.totals.name}, which takes no requests; it has to return"
+                " one of the loads that it is given"
+            )
         refused = post.instance.offer(arrival, now)
         if refused is not None:
             self._refuse(refused)

@@ -65,7 +65,7 @@ class RandomOutages:
         for name in ("between", "repair"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(
-                    f"the mean seconds {name} failures are {getattr(self, name)}; above 0, please"
+                    f"{name} is {getattr(self, name)} s; the mean time has to be above 0 seconds"
                 )
 
     def __iter__(self) -> Iterator[Outage]:

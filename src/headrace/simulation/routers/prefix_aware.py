@@ -21,9 +21,11 @@ class PrefixAware:
     The rule is that of Preble (arXiv:2407.00023, algorithm E2): an instance that has more of the
     prompt than it lacks gets the request, the least loaded one of those that have most; otherwise
     the instance that would be through with its backlog and what it lacks of the prompt first.
-    The bounds on imbalance are those of SGLang's router (its options ``balance-abs-threshold`` and
-    ``balance-rel-threshold``): an instance that is too far ahead of the idlest one gets nothing
-    for its cache's sake. What instances have is what was sent there, not what they tell.
+    Imbalance is bounded as in SGLang's router, by a difference and a ratio (its options
+    ``balance-abs-threshold`` and ``balance-rel-threshold``; the difference is 64 there and less
+    here, which docs/simulation.md compares): an instance that is too far ahead of the idlest one
+    gets nothing for its cache's sake. What instances have is what was sent there, not what they
+    tell.
     """
 
     def __init__(self, seed: int = 0) -> None:

@@ -87,6 +87,24 @@ def test_it_loses_less_than_the_worst_rank_would() -> None:
     assert 0 < lost["least-lost"] < lost["recompute"]
 
 
+def test_who_yields_is_told_why() -> None:
+    """Three start; the last ones are the shortest or the longest in turn."""
+    reasons: set[str] = set()
+    for prompts in ([24, 4, 12], [12, 20, 4], [4, 8, 28]):
+        events: list[Event] = []
+        scheduler = make_scheduler(
+            blocks=16, preemption="least-lost", events=events, prefix_cache=False, budget=64
+        )
+        for i, prompt in enumerate(prompts):
+            scheduler.add(make_request(f"r{i}", [i] * prompt, 24), 0.0)
+        run_all(scheduler, MockExecutor(4))
+        reasons |= {event.reason for event in events if event.kind is Kind.PREEMPTED}
+    assert "request r0 ranks before it and found no free block" in reasons
+    assert "request r2 found no free block and this one loses less" in reasons
+    assert "its own growth found no free block and it loses least" in reasons
+    assert "it had the worst rank when its own growth found no free block" in reasons
+
+
 def test_what_siblings_hold_too_is_not_counted_as_lost() -> None:
     """Two siblings on a long prompt lose next to nothing; a stranger would lose it all."""
     scheduler = make_scheduler(preemption="least-lost", blocks=21, budget=64)

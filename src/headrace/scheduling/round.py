@@ -274,7 +274,7 @@ class Round:
             self._note(Kind.ADMITTED, seq, shares or f"{found} tokens found", data)
 
     def _preempt(self, victim: Sequence, needy: Sequence) -> None:
-        lost = victim.computed
+        lost, detail = victim.computed, self._why(victim, needy)
         dropped = self.slices.pop(victim, None)
         if dropped is not None:
             self.spent -= dropped.length
@@ -285,16 +285,22 @@ class Round:
         victim.status = Status.WAITING
         self._desk.usage.yielded(victim)
         victim.preemptions += 1
-        detail = (
-            "it had the worst rank when its own growth found no free block"
-            if victim is needy
-            else f"request {needy.request.id} ranks before it and found no free block"
-        )
         victim.set_wait(Wait.PREEMPTED, self.now, detail)
         for preempted in self._desk.preempted:
             preempted(victim, lost, self.now)
         self._queue.push(victim, self.now)
         self._note(Kind.PREEMPTED, victim, detail, {"lost": lost})
+
+    def _why(self, victim: Sequence, needy: Sequence) -> str:
+        """The reason why ``victim`` yields to ``needy``, which may be itself."""
+        ranks = self._running
+        if victim is needy:
+            if ranks[victim] == max(ranks.values()):
+                return "it had the worst rank when its own growth found no free block"
+            return "its own growth found no free block and it loses least"
+        if ranks[needy] < ranks[victim]:
+            return f"request {needy.request.id} ranks before it and found no free block"
+        return f"request {needy.request.id} found no free block and this one loses less"
 
     def _explain(self, seq: Sequence, cause: Wait, detail: str) -> None:
         self.explained[seq] = None

@@ -255,11 +255,12 @@ def test_lengths_are_learnt() -> None:
     run = run_of(8)
     ends = frozenset(range(0, 1000, 2))
     first = make_request("first", [3], 5000, eos=ends)
-    assert run.outlook._length(first, 0) == COLD
+    assert run.outlook._output(first, 0) == COLD
     run.add(*(make_request(f"r{i}", [i, 1, i], 5000, eos=ends) for i in range(ENOUGH + 8)))
     run.drain()
-    assert run.outlook._length(first, 0) < COLD / 8
-    assert run.outlook._length(replace(first, eos_ids=frozenset()), 0) == 5000
+    assert run.outlook._output(first, 0) < COLD / 8
+    assert run.outlook._output(replace(first, eos_ids=frozenset()), 100) == 4900
+    assert run.outlook._output(first, 4999) == 1
 
 
 def test_what_the_cache_provides_is_taken_off() -> None:

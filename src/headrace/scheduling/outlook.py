@@ -28,6 +28,8 @@ SHARES = (1 / 8, 3 / 8, 5 / 8, 7 / 8)
 ENOUGH = 16
 COLD = 256
 """Output tokens expected of requests that may end by themselves until ``ENOUGH`` have."""
+STRIDE = 16
+"""Expected lengths are worked out for every 16th token, and anew after 16 more have ended."""
 NEWS = 0.05
 CLOSE = 0.5
 """Predictions of this share of a target and more teach how much to allow for: they matter."""
@@ -64,6 +66,8 @@ class Outlook:
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._lengths = OutputLengths()
+        self._expected: dict[tuple[str, str, int, int], int] = {}  # further tokens, by kind
+        self._fresh = 0  # sequences observed when it was emptied
         self._pace = Pace()
         self._found = 0.0  # share of prompts
         self._margin = Margin()
@@ -91,6 +95,8 @@ class Outlook:
                 self._coming.pop(self._arrived.popleft(), None)
             while self._ended:
                 self._learn(self._ended.popleft())
+            if self._lengths.observed >= self._fresh + STRIDE:
+                self._expected, self._fresh = {}, self._lengths.observed
             self._view = self._seen(now)
             self._replay, self._ahead, self._behind = None, [], 0
         finally:
@@ -215,16 +221,22 @@ class Outlook:
         return self._job(request, known, left)
 
     def _job(self, request: Request, known: int, left: int) -> Job:
-        produced = known - len(request.prompt)
-        output = max(1, self._length(request, produced) - produced)
-        return Job(left, known, output, request.tenant)
+        return Job(left, known, self._output(request, known - len(request.prompt)), request.tenant)
 
-    def _length(self, request: Request, produced: int) -> int:
-        """Output tokens that it is expected to have in the end."""
-        if self._lengths.observed < ENOUGH and not cannot_end_early(request):
-            return min(request.max_tokens, produced + COLD)
-        lengths = self._lengths.draws(request, produced, SHARES)
-        return round(sum(lengths) / len(lengths))
+    def _output(self, request: Request, produced: int) -> int:
+        """Further output tokens that it is expected to have, at least 1."""
+        most = max(1, request.max_tokens - produced)
+        if cannot_end_early(request):
+            return most
+        if self._lengths.observed < ENOUGH:
+            return min(most, COLD)
+        asked = produced - produced % STRIDE
+        key = (request.tenant, request.category, request.max_tokens, asked)
+        expected = self._expected.get(key)
+        if expected is None:
+            lengths = self._lengths.draws(request, asked, SHARES)
+            expected = self._expected[key] = max(1, round(sum(lengths) / len(lengths)) - asked)
+        return min(most, expected)
 
     def _replayed(self, now: float) -> Replay:
         if self._replay is None:

@@ -115,6 +115,20 @@ def test_prices_decide(invoke: Invoke, tmp_path: Path, few_budgets: None) -> Non
     )
 
 
+def test_without_prices_fewer_are_cheaper(
+    invoke: Invoke, tmp_path: Path, few_budgets: None
+) -> None:
+    names = [device(tmp_path, "half", 1.0, 0.5), device(tmp_path, "whole", 1.0)]
+    for name in names:
+        text = Path(name).read_text(encoding="utf-8")
+        Path(name).write_text(text.partition("[price]")[0], encoding="utf-8")
+    found = planned(invoke, *(part for name in names for part in ("--device", name)))
+    assert found["best"] == 1
+    assert found["candidates"][0]["instances"] > found["candidates"][1]["instances"]
+    assert found["candidates"][1]["dollars_per_hour"] is None
+    assert any("price is not known" in note for note in found["notes"])
+
+
 def test_targets_that_nobody_meets_name_the_nearest(
     invoke: Invoke, tmp_path: Path, few_budgets: None
 ) -> None:

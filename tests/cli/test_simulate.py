@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from headrace.cli import calibration
+from headrace.cli import calibration, simulation_run
+from headrace.cli.bench_load import LoadOptions, Vocabulary
 from headrace.cli.simulated_engine import mixed_load
 from headrace.cli.simulated_fleet import DeviceChoice, SimulatedFleet
 from headrace.cli.simulated_load import SimulatedLoad, SimulatedLoadOptions
@@ -261,6 +262,31 @@ def test_loads_are_those_of_bench(trace: Path) -> None:
     (at_once,) = SimulatedLoadOptions().loads(None)
     assert {a.at for a in at_once} == {0.0}
     assert len(list(at_once)) == at_once.count == 1000
+
+
+@pytest.mark.parametrize(
+    "options", [{"rate": "3"}, {"rate": "3", "tokens": "5-90:2-40", "seed": 7}, {"tokens": "9:9"}]
+)
+def test_bench_and_simulate_have_the_same_load(options: dict[str, Any], trace: Path) -> None:
+    words = Vocabulary(lambda text: list(text.encode()), lambda: list(range(100)))
+    for more in ({}, {"trace": trace}):
+        if "trace" in more and "tokens" in options:
+            continue
+        (bench,) = LoadOptions(**options, **more, requests=25).loads(words, 100)
+        (ours,) = SimulatedLoadOptions(**options, **more, requests=25).loads(100)
+        jobs = [(job.at, len(job.prompt), job.output_tokens) for job in bench.jobs()]
+        assert [(a.at, a.prompt_tokens, a.output_tokens) for a in ours] == jobs
+        assert (ours.label, ours.rate) == (bench.label, bench.rate)
+
+
+def test_long_simulations_tell_how_far_they_are(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulation_run, "PATIENCE", 0.0)
+    monkeypatch.setattr(simulation_run, "LOOK", 16)
+    result = invoke("simulate", *LLAMA, *SHORT)
+    assert "16 of 40 requests" in result.stderr
+    assert "32 of 40 requests" in result.stderr
 
 
 def served_requests(count: int, rate: float) -> list[Served]:

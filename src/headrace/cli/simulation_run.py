@@ -30,6 +30,7 @@ from headrace.workloads.report import point_json, report_json, run_json
 from headrace.workloads.slo import Slo
 
 FIRST_SECONDS = 10.0
+PATIENCE, LOOK = 10.0, 256  # seconds between lines of progress, requests between looks at the time
 OnServed = Callable[[Served], None]
 
 
@@ -136,10 +137,15 @@ class SimulationRun:
             if looking is not None:
                 looking(step)
 
-        def on_served(served: Served) -> None:
-            tally.add(served)
+        started = told = time.perf_counter()
 
-        started = time.perf_counter()
+        def on_served(served: Served) -> None:
+            nonlocal told
+            tally.add(served)
+            if tally.requests % LOOK == 0 and time.perf_counter() - told > PATIENCE:
+                told = time.perf_counter()
+                services.say(f"{tally.requests:,} of {load.count:,} requests")
+
         totals = simulate_fleet(
             takewhile(lambda arrival: not enough(tally), load),
             members,

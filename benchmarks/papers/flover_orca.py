@@ -59,8 +59,8 @@ def orca(options: Options) -> Trial:
     batches = BATCHES[2:3] if options.quick else BATCHES
     ratios, rates, rivals = [], [], []
     for seed in options.seeds:
-        theirs = max(capacity(engine, static(size), count, seed) for size in batches)
-        ours = capacity(engine, fused(128), count, seed)
+        theirs = max(capacity(engine, static(size), count, seed, 2.0) for size in batches)
+        ours = capacity(engine, fused(128), count, seed, 12.0)
         ratios.append(ours / theirs if theirs else float("inf"))
         rates.append(ours)
         rivals.append(theirs)
@@ -77,12 +77,12 @@ def orca(options: Options) -> Trial:
     )
 
 
-def capacity(engine: SimulatedEngine, setup: Setup, count: int, seed: int) -> float:
+def capacity(engine: SimulatedEngine, setup: Setup, count: int, seed: int, start: float) -> float:
     def holds(rate: float) -> bool:
         ran = engine.run(make(count, PROMPT, OUTPUT, seed=seed, rate=rate), setup)
         return statistics.median(a.per_token for a in ran.settled()) <= LATENCY
 
-    return highest(holds, 1.0)
+    return highest(holds, start)
 
 
 def flover(options: Options) -> Trial:
@@ -145,7 +145,15 @@ def mean_latency(ran: Ran) -> float:
     return sum(answer.e2e for answer in ran.done) / len(answers)
 
 
-WHY = ""
+WHY = (
+    "Fusion is several times ahead of request-level batches, but by less than in the papers,"
+    " because only the scheduling differs here: the baseline has the same kernels and its best"
+    " size of batch. Orca found 0.185 requests/s for FasterTransformer at 190 ms per token and"
+    " 6.81 for itself (section 6.2); the baseline simulated on the same hardware carries far"
+    " more than the first, so that the ratio is smaller although ours carries more than the"
+    " second. Live the ratio is smaller still: two cores are busy with a few dozen rows, so"
+    " that a larger batch gains little and what is saved is the padding."
+)
 
 if __name__ == "__main__":
     main(run, __doc__ or "")

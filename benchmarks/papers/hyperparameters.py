@@ -245,7 +245,13 @@ def describe(setup: Setup) -> str:
     return f"{setup.batching}, {setup.token_budget} tokens a step, {setup.sequences} sequences"
 
 
-WHY = ""
+WHY = (
+    "Tuning anew for another GPU gains what the paper says. The landscape is not as irregular"
+    " as the paper's, however: there is one peak, and effects of each setting by itself"
+    " explain nearly all of the variance. Steps of this engine are packed and bounded by a"
+    " budget of tokens, so that there are no cliffs where padded shapes or batches outgrow"
+    " what they were made for."
+)
 
 if __name__ == "__main__":
     main(run, __doc__ or "")

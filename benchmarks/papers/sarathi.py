@@ -120,7 +120,14 @@ def pipeline(options: Options) -> Trial:
     )
 
 
-WHY = ""
+WHY = (
+    "Both effects are there and larger than in the paper, because the model is cleaner than a"
+    " GPU: attention of a chunk and of the decodes beside it do not disturb each other, and"
+    " products know no tiles that a few rows more or less fill or leave. In the pipeline,"
+    " iterations with chunks are all equally long but for the contexts that attention reads,"
+    " so the median request meets almost no bubble; what idle time is left is mostly the"
+    " filling and draining of the pipeline. The gain in throughput is the paper's."
+)
 
 if __name__ == "__main__":
     main(run, __doc__ or "")

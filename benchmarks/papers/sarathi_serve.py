@@ -35,7 +35,10 @@ DELAY = 2.0  # seconds, median: beyond it the queue is taken to grow
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """``target`` in seconds for the 99th percentile between tokens, ``budget`` tokens a step."""
+    """``target`` in seconds for the 99th percentile between tokens, ``budget`` tokens a step.
+
+    ``start`` is the rate at which the search begins.
+    """
 
     model: str
     tensor: int
@@ -53,10 +56,10 @@ DATA: dict[str, tuple[Length, Length]] = {
     "arxiv_summarization": (lognormal(7059, 12985, 15400), lognormal(208, 371, 980)),
 }
 CASES = (
-    Case("mistral-7b", 1, "openchat_sharegpt4", 0.1, 512, 1.0, 2.6),
-    Case("mistral-7b", 1, "arxiv_summarization", 0.1, 512, 0.4),
-    Case("yi-34b", 2, "openchat_sharegpt4", 0.2, 512, 0.5, 3.7),
-    Case("yi-34b", 2, "openchat_sharegpt4", 1.0, 2048, 0.5),
+    Case("mistral-7b", 1, "openchat_sharegpt4", 0.1, 512, 3.5, 2.6),
+    Case("mistral-7b", 1, "arxiv_summarization", 0.1, 512, 1.1),
+    Case("yi-34b", 2, "openchat_sharegpt4", 0.2, 512, 1.6, 3.7),
+    Case("yi-34b", 2, "openchat_sharegpt4", 1.0, 2048, 1.8),
 )
 SIZES = (32, 128)  # sequences of the baseline: the best counts
 
@@ -75,13 +78,14 @@ def run(options: Options) -> Finding:
 
 def simulated(case: Case, options: Options) -> Trial:
     engine = gpus(case.model, "a100-80g", tensor=case.tensor)
-    count = options.size(200, 24)
+    count = options.size(160, 24)
     ratios, rates = [], []
+    sizes = SIZES[:1] if options.quick else SIZES
     ours = Setup(token_budget=case.budget, sequences=128)
     for seed in options.seeds:
         found = capacity(engine, ours, case, count, seed, case.start)
         theirs = max(
-            capacity(engine, baseline(size), case, count, seed, case.start / 2) for size in SIZES
+            capacity(engine, baseline(size), case, count, seed, case.start / 3) for size in sizes
         )
         ratios.append(found / theirs if theirs else float("inf"))
         rates.append(found)
@@ -148,7 +152,13 @@ def tail(values: np.ndarray, percent: float = 99) -> float:
     return float(np.percentile(values, percent))
 
 
-WHY = ""
+WHY = (
+    "With strict targets the gain is the paper's: whole prompts stall decoding for longer"
+    " than the target, at rates that chunks carry easily. With a relaxed target it shrinks, as"
+    " in the paper (figure 10). Live, where a chunk of 96 tokens takes as long as many"
+    " decodes, the same shows in the tail between tokens at equal load; the price is a later"
+    " first token."
+)
 
 if __name__ == "__main__":
     main(run, __doc__ or "")

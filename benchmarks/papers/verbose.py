@@ -102,7 +102,12 @@ def inside(answer: Answer) -> bool:
     return answer.ttft <= TTFT and answer.tpot <= TPOT
 
 
-WHY = ""
+WHY = (
+    "The attack works against first come, first served without limits. Fair order alone"
+    " repairs only a part: an attacker's sequences start less often, but those that run hold"
+    " their places for as long as their outputs last. A limit to the tenant's running"
+    " sequences closes that, at no cost to the others."
+)
 
 if __name__ == "__main__":
     main(run, __doc__ or "")

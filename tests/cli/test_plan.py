@@ -155,6 +155,7 @@ def test_a_device_that_cannot_hold_the_model_is_left_out(
     small, large = device(tmp_path, "small", 0.1, bytes=1e8), device(tmp_path, "large", 1.0)
     found = planned(invoke, "--device", small, "--device", large)
     assert found["best"] == 1
+    assert (found["candidates"][1]["instances"] == 1) == (found["candidates"][1]["binds"] is None)
     assert "does not fit" in found["candidates"][0]["left_out"]
 
 

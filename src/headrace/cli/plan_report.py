@@ -64,7 +64,7 @@ def _candidate_json(candidate: Candidate) -> dict[str, Any]:
         "instances": candidate.count,
         "dollars_per_hour": candidate.price,
         "trial": None if best is None else candidate.trials.index(best),
-        "binds": candidate.binds,
+        "binds": candidate.binds or None,
         "left_out": candidate.left_out or None,
         "trials": [trial.to_json() for trial in candidate.trials],
     }
@@ -165,7 +165,7 @@ def _row(candidate: dict[str, Any], trial: dict[str, Any] | None) -> list[str]:
         _ms(trial["ttft_p99"]),
         _ms(trial["tpot_p99"]),
         f"{100 * trial['busy_share']:.0f} %",
-        candidate["binds"],
+        candidate["binds"] or "-",
     ]
 
 

@@ -118,11 +118,12 @@ class Candidate:
 
     @property
     def binds(self) -> str:
-        """What kept one instance fewer from meeting the targets, or the number tried last."""
+        """What kept one instance fewer from meeting the targets, or the nearest where none does;
+        empty where a single one is enough."""
         failing = [t for t in self.trials if not t.meets]
         if self.count is not None:
             failing = [t for t in failing if t.count < self.count]
-        nearest = max(failing, key=lambda trial: (trial.count, trial.inside), default=self.best)
+        nearest = max(failing, key=lambda trial: (trial.count, trial.inside), default=None)
         return "" if nearest is None else nearest.binds
 
 

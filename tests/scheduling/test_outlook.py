@@ -263,6 +263,16 @@ def test_lengths_are_learnt() -> None:
     assert run.outlook._output(first, 4999) == 1
 
 
+def test_what_the_admission_policy_knows_of_lengths_is_taken_over() -> None:
+    scheduler = make_scheduler(admission="future", cost=COST)
+    lengths = scheduler.admission.lengths  # type: ignore[attr-defined]
+    classes = [{"tenant": None, "category": None, "lengths": [30] * ENOUGH}]
+    lengths.restore({"classes": classes})
+    request = make_request("r", [1], 5000, eos=frozenset([2]))
+    assert Outlook(scheduler)._output(request, 0) == 30
+    assert Outlook(make_scheduler(cost=COST))._output(request, 0) == COLD
+
+
 def test_what_the_cache_provides_is_taken_off() -> None:
     scheduler = make_scheduler(blocks=20_000, cost=COST)
     run = Run(scheduler)

@@ -66,6 +66,9 @@ class Outlook:
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._lengths = OutputLengths()
+        learnt = getattr(scheduler.admission, "lengths", None)
+        if isinstance(learnt, OutputLengths):  # taken over now; learnt apart, on other threads
+            self._lengths.restore(learnt.to_json())
         self._expected: dict[tuple[str, str, int, int], int] = {}  # further tokens, by kind
         self._fresh = 0  # sequences observed when it was emptied
         self._pace = Pace()
@@ -228,7 +231,7 @@ class Outlook:
         most = max(1, request.max_tokens - produced)
         if cannot_end_early(request):
             return most
-        if self._lengths.observed < ENOUGH:
+        if self._lengths.known < ENOUGH:
             return min(most, COLD)
         asked = produced - produced % STRIDE
         key = (request.tenant, request.category, request.max_tokens, asked)

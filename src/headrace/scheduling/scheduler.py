@@ -159,6 +159,10 @@ class Scheduler:
     def order(self) -> OrderPolicy:
         return self._policies.order
 
+    @property
+    def admission(self) -> AdmissionPolicy:
+        return self._policies.admission
+
     def watch(self, arrived: Hook, ended: Hook) -> None:
         """``arrived`` and ``ended`` hear from now on what policies' methods of these names do."""
         self._arrived = (*self._arrived, arrived)

@@ -64,8 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"no program is called {', '.join(sorted(unknown))}")
     passed = ["--repeat", str(options.repeat), "--model", options.model, "--seed",
               str(options.seed), *(["--quick"] if options.quick else []),
-              *(["--only", options.only] if options.only else []),
-              *(["--trace", str(options.trace)] if options.trace else [])]  # fmt: skip
+              *(["--only", options.only] if options.only else [])]  # fmt: skip
     findings = read(options.out.with_suffix(".json"))
     failed = []
     for name in options.names or NAMES:

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from benchmarks.papers.claim import Finding
 from headrace.engine.config import DEFAULT_MODEL
@@ -19,8 +18,7 @@ REPEATS = 3
 class Options:
     """``quick`` asks for tiny sizes, ``live`` and ``simulated`` for the trials of that kind.
 
-    ``seeds`` are those of the repeats. ``trace`` is a recorded trace that replaces generated
-    lengths where a program has a use for it.
+    ``seeds`` are those of the repeats.
     """
 
     quick: bool = False
@@ -28,7 +26,6 @@ class Options:
     simulated: bool = True
     repeats: int = REPEATS
     model: str = DEFAULT_MODEL
-    trace: Path | None = None
     seed: int = 0
 
     @property
@@ -57,7 +54,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", choices=("live", "simulated"), help="leave out the other kind")
     parser.add_argument("--repeat", type=int, default=REPEATS, help="seeds, or interleaved pairs")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="of the live trials")
-    parser.add_argument("--trace", type=Path, help="lengths from a trace where they fit")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -68,7 +64,6 @@ def options_of(found: argparse.Namespace) -> Options:
         simulated=found.only != "live",
         repeats=found.repeat,
         model=found.model,
-        trace=found.trace,
         seed=found.seed,
     )
 

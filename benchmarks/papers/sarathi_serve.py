@@ -87,7 +87,7 @@ def simulated(case: Case, options: Options) -> Trial:
         theirs = max(
             capacity(engine, baseline(size), case, count, seed, case.start / 3) for size in sizes
         )
-        ratios.append(found / theirs if theirs else float("inf"))
+        ratios.append(found / max(theirs, 1e-3))
         rates.append(found)
     return Trial(
         f"{engine.where}, 99th percentile between tokens at most {1e3 * case.target:g} ms",

@@ -11,8 +11,9 @@ import pytest
 
 from headrace.cli import plan_search
 from headrace.cli.plan import configurations
-from headrace.cli.plan_search import PlanSearch, Setting
+from headrace.cli.plan_search import PlanSearch
 from headrace.cli.plan_targets import PlanTargets
+from headrace.cli.plan_trial import Setting
 from headrace.cli.simulated_load import SimulatedLoadOptions
 from headrace.engine.config import EngineConfig
 from headrace.nouns.errors import ConfigError

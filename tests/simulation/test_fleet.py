@@ -18,7 +18,8 @@ from headrace.nouns.step_cost import StepLoad
 from headrace.scheduling.limits import Limits
 from headrace.scheduling.linear_cost import LinearCost
 from headrace.simulation.arrival import Arrival
-from headrace.simulation.fleet import NOBODY, FleetTotals, copies, simulate_fleet
+from headrace.simulation.fleet import NOBODY, copies, simulate_fleet
+from headrace.simulation.fleet_totals import FleetTotals
 from headrace.simulation.instance import InstanceSpec
 from headrace.simulation.member import Member, Outage, RandomOutages
 from headrace.simulation.router import Load

@@ -14,7 +14,8 @@ from headrace.nouns.errors import ConfigError
 from headrace.scheduling.limits import Limits
 from headrace.scheduling.linear_cost import LinearCost
 from headrace.simulation.arrival import Arrival
-from headrace.simulation.fleet import FleetTotals, copies, simulate_fleet
+from headrace.simulation.fleet import copies, simulate_fleet
+from headrace.simulation.fleet_totals import FleetTotals
 from headrace.simulation.instance import InstanceSpec
 from headrace.simulation.member import Member
 from headrace.simulation.router import Load, Router

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from headrace.cli.plan_search import Candidate, PlanSearch, Trial
+from headrace.cli.plan_candidate import Candidate
+from headrace.cli.plan_search import PlanSearch
+from headrace.cli.plan_trial import Trial
 from headrace.cli.simulation_tables import percent, table_of
 
 if TYPE_CHECKING:

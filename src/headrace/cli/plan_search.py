@@ -4,127 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
+from headrace.cli.plan_candidate import Candidate
 from headrace.cli.plan_targets import PlanTargets
+from headrace.cli.plan_trial import SLOTS, Setting, Trial, trial_of
 from headrace.cli.simulated_engine import SimulatedEngine, simulated_engine
 from headrace.cli.simulated_fleet import DeviceChoice, SimulatedFleet
 from headrace.cli.simulated_load import SimulatedLoad
 from headrace.cli.simulated_tally import SimulatedTally
-from headrace.cli.simulation_run import Simulated, SimulationRun
+from headrace.cli.simulation_run import SimulationRun
 from headrace.engine.build import PREFILL_ROOM
 from headrace.engine.config import EngineConfig
 from headrace.nouns.errors import ConfigError
 from headrace.simulation.count_search import CountSearch
-from headrace.simulation.least_work import LeastWork, least_work
+from headrace.simulation.least_work import least_work
 
 MOST = 64  # instances, where no number is given
 BUDGETS = (256, 512, 1024, 2048)
 """Token budgets tried besides the one that an engine would choose."""
 SEQUENCES = 256
 """Sequences together that are tried where the default number of slots binds."""
-SLOTS = "slots"
-MOSTLY = 0.5
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What an engine may be started with besides its policies."""
-
-    token_budget: int
-    max_sequences: int
-
-    @classmethod
-    def of(cls, engine: SimulatedEngine) -> Setting:
-        limits = engine.spec.limits
-        return cls(limits.token_budget, limits.sequences)
-
-    def put(self, engine: SimulatedEngine) -> SimulatedEngine:
-        """The same engine with this setting."""
-        limits = replace(
-            engine.spec.limits, token_budget=self.token_budget, sequences=self.max_sequences
-        )
-        return replace(engine, spec=replace(engine.spec, limits=limits))
-
-    def __str__(self) -> str:
-        return f"token budget {self.token_budget}, {self.max_sequences} sequences together"
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One simulation of ``count`` instances. ``whole`` is false where it was ended early: then so
-    many had missed that the targets could not be met any more."""
-
-    count: int
-    whole: bool
-    meets: bool
-    inside: float
-    margin: float
-    setting: Setting
-    binds: str
-    numbers: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "instances": self.count,
-            "meets": self.meets,
-            "whole": self.whole,
-            "inside": self.inside,
-            "margin": self.margin,
-            "token_budget": self.setting.token_budget,
-            "max_sequences": self.setting.max_sequences,
-            "binds": self.binds,
-            **self.numbers,
-        }
-
-
-@dataclass(slots=True)
-class Candidate:
-    """A device under a configuration, and what came of trying it.
-
-    ``count`` is the least number of instances that meets the targets, None where none was found;
-    ``left_out`` then says why, if it was not tried to the end.
-    """
-
-    choice: DeviceChoice
-    config: EngineConfig
-    engine: SimulatedEngine | None
-    policy: str
-    least: LeastWork | None = None
-    trials: list[Trial] = field(default_factory=list)
-    count: int | None = None
-    left_out: str = ""
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def each(self) -> float:
-        """Dollars per hour of one instance; infinite where it is not known."""
-        price = None if self.engine is None else self.engine.price
-        return math.inf if price is None else price
-
-    @property
-    def price(self) -> float | None:
-        """Dollars per hour of the fleet found."""
-        return None if self.count is None or math.isinf(self.each) else self.count * self.each
-
-    @property
-    def best(self) -> Trial | None:
-        """The trial of the number found, or else the one that came nearest."""
-        if self.count is not None:
-            return next(t for t in self.trials if t.count == self.count and t.meets)
-        return max(self.trials, key=lambda trial: (trial.whole, trial.inside), default=None)
-
-    @property
-    def binds(self) -> str:
-        """What kept one instance fewer from meeting the targets, or the nearest where none does;
-        empty where a single one is enough."""
-        failing = [t for t in self.trials if not t.meets]
-        if self.count is not None:
-            failing = [t for t in failing if t.count < self.count]
-        nearest = max(failing, key=lambda trial: (trial.count, trial.inside), default=None)
-        return "" if nearest is None else nearest.binds
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,78 +173,9 @@ class PlanSearch:
             return early and tally.requests - tally.good > allowed
 
         done = run.simulate(load, enough=enough)
-        trial = _trial(count, done, self.targets, setting, load.count)
+        trial = trial_of(count, done, self.targets, setting, load.count)
         candidate.trials.append(trial)
         return trial
-
-
-def _trial(
-    count: int, done: Simulated, targets: PlanTargets, setting: Setting, requests: int
-) -> Trial:
-    tally, totals = done.tally, done.totals
-    summary = tally.summary()
-    inside = tally.good / tally.requests
-    up = sum(instance.up for instance in totals.instances)
-    ttft, tpot = summary.ttft, summary.tpot
-    numbers: dict[str, Any] = {
-        "goodput": summary.goodput,
-        "ttft_p99": None if ttft is None else ttft.p99,
-        "tpot_p99": None if tpot is None else tpot.p99,
-        "busy_share": totals.busy / up if up else 0.0,
-        "full_share": _full(done),
-        "peak_memory_share": max(i.peak_blocks / i.blocks for i in totals.instances),
-        "time_shares": done.shares,
-        "waits": dict(tally.waits.most_common()),
-        "missed": dict(tally.missed.most_common()),
-        "preemptions": totals.preemptions,
-        "wall_seconds": done.wall,
-    }
-    return Trial(
-        count=count,
-        whole=tally.requests == requests,
-        meets=tally.requests == requests and inside >= targets.share,
-        inside=inside,
-        margin=tally.margin,
-        setting=setting,
-        binds=what_binds(done),
-        numbers=numbers,
-    )
-
-
-def what_binds(done: Simulated) -> str:
-    """What the requests that missed had too little of, and which target they missed most.
-
-    Memory, where requests waited longer for cache blocks (preempted ones included) than for the
-    tokens and slots of steps, the queue behind the first of them left aside; slots, where most of
-    the time that somebody waited no more sequences could run. Otherwise steps took too long: for
-    their operations, their bytes or their overhead, whichever would save most.
-    """
-    waits, shares = done.tally.waits, done.shares
-    memory = waits["memory"] + waits["preempted"]
-    if memory > waits["budget"] + waits["batch"] and memory > 0:
-        what = "memory"
-    elif _full(done) > MOSTLY:
-        what = SLOTS
-    else:
-        times = {name: shares.get(name, 0.0) for name in ("compute", "bandwidth", "overhead")}
-        what = max(times, key=lambda name: times[name]) if shares else "step time"
-    missed = [name for name, _ in done.tally.missed.most_common(1)]
-    return f"{what} ({NAMES.get(missed[0], missed[0])})" if missed else what
-
-
-def _full(done: Simulated) -> float:
-    """The share of the time that somebody waited in which every slot was taken."""
-    instances = done.totals.instances
-    return sum(i.full for i in instances) / max(sum(i.crowded for i in instances), 1e-9)
-
-
-NAMES = {
-    "ttft": "TTFT",
-    "tpot": "TPOT",
-    "e2e": "E2E",
-    "queue_full": "full queue",
-    "target_out_of_reach": "TTFT",
-}
 
 
 def _least_price(candidate: Candidate) -> float:

@@ -21,7 +21,8 @@ from headrace.nouns.event import ignore
 from headrace.nouns.step_cost import StepLoad
 from headrace.simulation.analytic_cost import AnalyticCost
 from headrace.simulation.bottleneck import Bottleneck
-from headrace.simulation.fleet import FleetTotals, simulate_fleet
+from headrace.simulation.fleet import simulate_fleet
+from headrace.simulation.fleet_totals import FleetTotals
 from headrace.simulation.routers import registry
 from headrace.simulation.served import Served
 from headrace.simulation.sketch import ERROR

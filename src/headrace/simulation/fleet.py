@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from heapq import heappop, heappush
 from math import inf
 from typing import Final
 
 from headrace.nouns.errors import ConfigError
 from headrace.nouns.event import Sink, ignore
-from headrace.nouns.step_cost import StepLoad
 from headrace.simulation.arrival import Arrival
+from headrace.simulation.bookings import Bookings
 from headrace.simulation.collector import rare_collections
-from headrace.simulation.instance import Instance
-from headrace.simulation.member import Member, Outage
+from headrace.simulation.fleet_totals import FleetTotals
+from headrace.simulation.member import Member
+from headrace.simulation.post import Post, Watch
 from headrace.simulation.router import Load, Router
 from headrace.simulation.run import HELD_BACK
 from headrace.simulation.served import Served
@@ -23,63 +23,9 @@ from headrace.simulation.served import Served
 NOBODY = "no instance of the fleet takes requests"
 Listen = Callable[[int], Sink]
 """The sink of the events of the instance with a number."""
-Watch = Callable[[int, StepLoad], None]
-"""Is told of each step that begins: on which instance, and what it computes."""
 
 # What happens, in the order in which it happens at one and the same time.
 UP, DRAIN, DOWN, ARRIVAL, END, BEGIN = range(6)
-
-
-@dataclass(slots=True)
-class InstanceTotals:
-    """Sums over one instance's life. ``tokens`` are rows computed, ``up`` and ``busy`` seconds;
-    in ``crowded`` seconds of those somebody waited, and in ``full`` of these because as many
-    sequences were computed as may run at once.
-
-    ``peak_blocks`` of ``blocks`` were held at once at most.
-    """
-
-    name: str
-    blocks: int
-    requests: int = 0
-    failures: int = 0
-    steps: int = 0
-    tokens: int = 0
-    busy: float = 0.0
-    crowded: float = 0.0
-    full: float = 0.0
-    up: float = 0.0
-    peak_blocks: int = 0
-
-
-@dataclass(slots=True)
-class FleetTotals:
-    """Sums over a simulation. Each request is one of served, ``refused`` and ``failed``.
-
-    ``retries`` count requests that were sent to another instance since theirs had failed. ``end``
-    is when the last request ended, in seconds.
-    """
-
-    instances: list[InstanceTotals]
-    requests: int = 0
-    refused: int = 0
-    failed: int = 0
-    retries: int = 0
-    output: int = 0
-    preemptions: int = 0
-    end: float = 0.0
-
-    @property
-    def steps(self) -> int:
-        return sum(instance.steps for instance in self.instances)
-
-    @property
-    def tokens(self) -> int:
-        return sum(instance.tokens for instance in self.instances)
-
-    @property
-    def busy(self) -> float:
-        return sum(instance.busy for instance in self.instances)
 
 
 @rare_collections()
@@ -107,33 +53,6 @@ def simulate_fleet(
     return _Fleet(members, router, on_served, listen, watch).run(iter(arrivals))
 
 
-class _Post:
-    """An instance at its place in the fleet."""
-
-    def __init__(self, index: int, member: Member, emit: Sink) -> None:
-        self.index = index
-        self.member = member
-        self.instance = Instance(member.spec, emit)
-        self.capacity = member.spec.num_blocks * member.spec.block_size  # tokens
-        self.slots = member.spec.limits.sequences
-        self.load = Load(index, member.speed)
-        self.totals = InstanceTotals(member.name or f"instance {index}", member.spec.num_blocks)
-        self.outages: Iterator[Outage] = iter(member.outages)
-        self.outage: Outage | None = None
-        self.open = False  # takes requests
-        self.draining = False
-        self.since: float | None = None  # up since then
-        self.turn = 0  # entries of the calendar for earlier turns are void
-        self.began = 0.0
-        self.waiting = False  # for its turn to begin a step
-
-    def close_books(self, now: float) -> None:
-        """Adds the time since it came up."""
-        if self.since is not None:
-            self.totals.up += max(0.0, now - self.since)
-            self.since = None
-
-
 class _Fleet:
     def __init__(
         self,
@@ -143,10 +62,10 @@ class _Fleet:
         listen: Listen,
         watch: Watch | None,
     ) -> None:
-        self._posts: Final = [_Post(i, member, listen(i)) for i, member in enumerate(members)]
+        self._posts: Final = [Post(i, member, listen(i)) for i, member in enumerate(members)]
         self._watch = watch
         for post in self._posts:
-            self._look_at(post)
+            post.watch(watch)
         self._router = router
         self._on_served = on_served
         self._totals = FleetTotals([post.totals for post in self._posts])
@@ -155,9 +74,7 @@ class _Fleet:
         self._changes: list[float] = []  # times at which instances come or go, as a heap
         self._loads: list[Load] = []  # of those that take requests, by index
         self._smallest = 0  # tokens that each of those can hold
-        self._booked: dict[tuple[int, int], list[float]] = {}
-        self._outputs, self._ended = 0, 0  # tokens of, and number of answers that ended
-        self._open = 0  # requests somewhere in the fleet
+        self._bookings = Bookings()
         self._coming: Arrival | None = None
 
     def run(self, stream: Iterator[Arrival]) -> FleetTotals:
@@ -168,7 +85,7 @@ class _Fleet:
             self._note_outage(post)
         self._await(next(stream, None))
         now = 0.0
-        while self._calendar and (self._coming is not None or self._open):
+        while self._calendar and (self._coming is not None or self._bookings.open):
             now, kind, _, index, turn = heappop(self._calendar)
             if kind == ARRIVAL:
                 assert self._coming is not None
@@ -193,14 +110,9 @@ class _Fleet:
             post.totals.steps, post.totals.tokens = post.instance.steps, post.instance.tokens
         return self._totals
 
-    def _look_at(self, post: _Post) -> None:
-        """Each start of an instance makes a new executor."""
-        if self._watch is not None:
-            post.instance.executor.watch = partial(self._watch, post.index)
-
     # The calendar
 
-    def _note(self, time: float, kind: int, post: _Post | None = None) -> None:
+    def _note(self, time: float, kind: int, post: Post | None = None) -> None:
         self._entries += 1
         index, turn = (-1, 0) if post is None else (post.index, post.turn)
         heappush(self._calendar, (time, kind, self._entries, index, turn))
@@ -223,40 +135,25 @@ class _Fleet:
             raise ConfigError(f"an arrival at {arrival.at} s comes after one at {before} s")
         self._note(arrival.at, ARRIVAL)
 
-    def _note_outage(self, post: _Post) -> None:
-        before = post.outage
-        post.outage = next(post.outages, None)
-        if post.outage is not None:
-            if before is not None and post.outage.down < before.up:
-                raise ConfigError(
-                    f"{post.totals.name} fails at {post.outage.down} s, and is down until"
-                    f" {before.up} s; outages come one after the other"
-                )
-            self._note(post.outage.down, DOWN, post)
+    def _note_outage(self, post: Post) -> None:
+        outage = post.next_outage()
+        if outage is not None:
+            self._note(outage.down, DOWN, post)
 
     # Steps
 
-    def _begin(self, post: _Post, now: float) -> None:
+    def _begin(self, post: Post, now: float) -> None:
         post.waiting = False
         instance = post.instance
         if not instance.has_work:
             return
-        end = instance.begin(now, self._undisturbed(now))
-        if end is None:
-            if instance.has_work:  # a policy holds everybody back
-                self._note(now + HELD_BACK, BEGIN, post)
-            return
-        post.began = now
-        if len(instance.scheduler.waiting):
-            post.totals.crowded += end - now
-            if instance.executor.load.slices >= post.slots:
-                post.totals.full += end - now
-        held = instance.memory.total - instance.memory.available
-        if held > post.totals.peak_blocks:
-            post.totals.peak_blocks = held
-        self._note(end, END, post)
+        end = post.begin(now, self._undisturbed(now))
+        if end is not None:
+            self._note(end, END, post)
+        elif instance.has_work:  # a policy holds everybody back
+            self._note(now + HELD_BACK, BEGIN, post)
 
-    def _end(self, post: _Post, now: float) -> None:
+    def _end(self, post: Post, now: float) -> None:
         post.totals.busy += now - post.began
         for served in post.instance.finish():
             self._tell(served, post)
@@ -279,13 +176,8 @@ class _Fleet:
         if refused is not None:
             self._refuse(refused)
             return
-        self._open += 1
         post.totals.requests += 1
-        mean = self._outputs / self._ended if self._ended else 0.0
-        tokens = arrival.n * (arrival.prompt_tokens + min(mean, arrival.asked))
-        load.requests += 1
-        load.tokens += tokens
-        self._booked.setdefault((load.index, id(arrival)), []).append(tokens)
+        self._bookings.book(arrival, load)
         if not post.instance.busy and not post.waiting:
             post.turn += 1  # it may have been about to look again later
             post.waiting = True
@@ -295,12 +187,9 @@ class _Fleet:
         self._totals.refused += 1
         self._finish(served)
 
-    def _tell(self, served: Served, post: _Post) -> None:
+    def _tell(self, served: Served, post: Post) -> None:
         self._leave(served, post)
-        if served.completed:
-            self._outputs += served.output
-            self._ended += served.arrival.n
-        else:
+        if not served.completed:
             self._totals.failed += 1
         self._finish(served)
 
@@ -311,35 +200,27 @@ class _Fleet:
         totals.end = max(totals.end, served.end)
         self._on_served(served)
 
-    def _leave(self, served: Served, post: _Post) -> None:
+    def _leave(self, served: Served, post: Post) -> None:
         """The request is no longer at this instance."""
-        self._open -= 1
-        key = (post.index, id(served.arrival))
-        booked = self._booked[key]
-        post.load.requests -= 1
-        post.load.tokens -= booked.pop()
-        if not booked:
-            del self._booked[key]
-        if not post.load.requests:
-            post.load.tokens = 0.0  # no rest of rounding stays behind
-            if post.draining:
-                post.close_books(served.end)
+        self._bookings.release(served, post.load)
+        if post.draining and not post.load.requests:
+            post.close_books(served.end)
 
     # Coming and going
 
-    def _up(self, post: _Post, now: float) -> None:
+    def _up(self, post: Post, now: float) -> None:
         if not post.draining:
             post.open = True
             post.since = now
             self._list_loads()
 
-    def _drain(self, post: _Post, now: float) -> None:
+    def _drain(self, post: Post, now: float) -> None:
         post.draining, post.open = True, False
         if not post.load.requests:
             post.close_books(now)
         self._list_loads()
 
-    def _down(self, post: _Post, now: float) -> None:
+    def _down(self, post: Post, now: float) -> None:
         assert post.outage is not None
         up = post.outage.up
         post.open = False
@@ -355,7 +236,7 @@ class _Fleet:
             self._note(up + post.member.start_up, UP, post)
             self._note_outage(post)
         lost = post.instance.abort_all(now, f"{post.totals.name} failed")
-        self._look_at(post)
+        post.watch(self._watch)
         for served in lost:
             if served.first_token is None:
                 self._leave(served, post)

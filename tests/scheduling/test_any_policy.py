@@ -114,7 +114,7 @@ def run(scheduler: Scheduler, jobs: list[Job], depth: int = 1) -> list[Sequence]
 
 @pytest.mark.parametrize("preemption", PREEMPTIONS)
 @pytest.mark.parametrize("order", ORDERS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     jobs=st.lists(JOBS, min_size=2, max_size=12),
     blocks=st.integers(18, 40),

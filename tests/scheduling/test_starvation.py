@@ -21,7 +21,7 @@ LIKED = Targets(ttft=3.0, tpot=0.2)  # seconds; a step takes some hundredths
 VICTIMS = {
     "patient": make_request("victim", [*range(40)], 30, priority=9),
     "late": make_request("victim", [*range(40)], 30, priority=9, targets=Targets(ttft=0.001)),
-    "loose": make_request("victim", [*range(40)], 30, targets=Targets(deadline=60.0, tpot=9.0)),
+    "loose": make_request("victim", [*range(40)], 30, targets=Targets(deadline=15.0, tpot=9.0)),
     "indebted": make_request("victim", [*range(40)], 30, tenant="indebted"),
 }
 STARVING = {"priority"}

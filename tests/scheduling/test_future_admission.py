@@ -51,20 +51,22 @@ def taught(*lengths: int) -> OutputLengths:
 def test_memory_overflows_if_it_ever_does(
     sequences: list[tuple[int, int]], size: int, spare: int
 ) -> None:
+    until = sequences[0][0]
     use = {
         t: sum((base + t) // size for left, base in sequences if left >= t)
         for t in range(1, 1 + max(left for left, _ in sequences))
     }
-    most = max(use.values())
-    peak = Peak(sequences, size)
+    most = max(used for t, used in use.items() if t <= until)
+    peak = Peak(sequences, size, until)
     assert peak.excess(most) is None
-    assert peak.tokens >= most * size
+    assert peak.tokens >= max(use.values()) * size
     room = most + spare
     found = peak.excess(room)
     assert (found is not None) == (most > room)
     if found is not None:
         blocks, when = found
         assert use[when] == blocks > room
+        assert when <= until
 
 
 JOBS = st.lists(
@@ -150,7 +152,7 @@ def test_a_refusal_says_what_is_foreseen() -> None:
     assert cause(waiting) is Wait.MEMORY
     assert waiting.wait_detail == (
         "with it, expected to go on for 12 tokens, 12 blocks would be in use in 12 steps and"
-        " there are 9; it has to fit in 4 of 4 forecasts"
+        " there are 9; it has to fit in 3 of 4 forecasts"
     )
 
 
@@ -180,8 +182,8 @@ def test_learns_how_long_answers_are() -> None:
 def test_confidence_is_the_share_of_forecasts_in_which_it_fits(
     samples: int, confidence: float
 ) -> None:
-    """Answers have 1 or 50 tokens. One of at least 3 more runs; both fit unless both are long."""
-    known = taught(*[1, 50] * 50)
+    """Answers have 1 or, three times as often, 50 tokens; two fit unless both are long."""
+    known = taught(*[1, 50, 50, 50] * 25)
     refused = 0
     for trial in range(200):
         policy = Future(samples, confidence, 0.0, known)
@@ -211,14 +213,26 @@ def test_a_draw_stands_until_it_is_outlived() -> None:
     assert (forecast.shortest, forecast.longest) == (min(forecast.totals), max(forecast.totals))
 
 
-def test_draws_are_evenly_spread_and_depend_on_each_counter() -> None:
-    numbers = [uniform(ticket, path, 3) for ticket in range(100) for path in range(100)]
+def test_draws_are_a_systematic_sample_and_independent_between_sequences() -> None:
+    known = taught(*range(1, 101))
+    counts = [0] * 10
+    for ticket in range(500):
+        seq = Sequence.of(make_request("r", [1], 300, eos=EOS), 0)
+        seq.ticket = ticket
+        lengths = [total - 1 for total in Forecast(seq, 4, known).totals]
+        assert sorted((length - 1) // 25 for length in lengths) == [0, 1, 2, 3]
+        counts[(lengths[0] - 1) // 10] += 1
+    assert sum(counts) == 500
+    assert all(30 <= count <= 70 for count in counts)
+
+
+def test_uniform_numbers_are_evenly_spread_and_depend_on_each_counter() -> None:
+    numbers = [uniform(ticket, known) for ticket in range(100) for known in range(100)]
     assert len(set(numbers)) == 10_000
     for tenth in range(10):
         share = sum(tenth / 10 <= number < (tenth + 1) / 10 for number in numbers) / 10_000
         assert abs(share - 0.1) < 0.015
-    assert uniform(1, 2, 3) != uniform(2, 1, 3) != uniform(2, 1, 4)
-    assert uniform(1, 2, 3) == uniform(1, 2, 3)
+    assert uniform(1, 2) == uniform(1, 2) != uniform(2, 1)
 
 
 def test_a_shared_prefix_is_counted_once() -> None:

@@ -13,7 +13,7 @@ from headrace.scheduling.output_lengths import OutputLengths
 from headrace.scheduling.policy import MemoryView, Surroundings
 
 SAMPLES = 4
-CONFIDENCE = 0.8
+CONFIDENCE = 0.75
 SPARE = 0.03
 ROOMY = 8
 """If an eighth of the memory is left even if nobody ended, forecasts are not looked at closely."""
@@ -28,9 +28,11 @@ class Future:
     lengths observed, given what it has produced already; with those of the running sequences and
     the candidate, memory use peaks right before one of them ends. Differences from the paper:
 
-    - Not one forecast but ``samples`` independent ones; the peak has to fit in at least
+    - Not one forecast but ``samples``, see ``Forecast``; the peak has to fit in at least
       ``confidence`` of them, and leave the share ``spare`` of memory free where anybody has to end
       for the others to have room.
+    - Only moments count until the candidate ends. Where those running will come to need too much
+      later, refusing it changes nothing.
     - A draw stands until the sequence outlives it, and only then is a longer one drawn. That is
       distributed like drawing anew for every step, but who was refused does not get in by being
       asked often enough. So a refusal stands until somebody starts, ends or yields, or until
@@ -152,7 +154,8 @@ class Future:
         misses, wait = 0, 0
         for path in loose:
             totals = [draws[path] for draws in every]
-            peak = Peak(zip(map(sub, totals, sooner), bases, strict=True), size)
+            lefts = list(map(sub, totals, sooner))
+            peak = Peak(zip(lefts, bases, strict=True), size, lefts[-1])
             excess = peak.excess(free)
             if excess is None:
                 fits += 1

@@ -16,33 +16,38 @@ class Peak:
     size times the most blocks from above, as if blocks could be split. O(n log n).
     """
 
-    __slots__ = ("_ordered", "_size", "_when", "tokens")
+    __slots__ = ("_from", "_ordered", "_size", "_use", "tokens")
 
-    def __init__(self, sequences: Iterable[tuple[int, int]], size: int) -> None:
+    def __init__(self, sequences: Iterable[tuple[int, int]], size: int, until: int) -> None:
+        """``until`` is how many steps one of them has left; see ``excess``."""
         ordered = sorted(sequences, reverse=True)  # who ends last comes first
         lefts = [left for left, _ in ordered]
         held = accumulate([base for _, base in ordered])
-        use = list(map(add, held, map(mul, count(1), lefts)))
-        self.tokens = max(use)
-        self._when = lefts[use.index(self.tokens)]
+        self._use = list(map(add, held, map(mul, count(1), lefts)))
+        self.tokens = max(self._use)
+        self._from = lefts.index(until)
         self._ordered, self._size = ordered, size
 
     def excess(self, room: int) -> tuple[int, int] | None:
-        """How many blocks are in use, and in how many steps, at a moment at which it is more than
-        ``room``; None if there is none. The moment is not always the worst one."""
-        size = self._size
-        if self.tokens < (room + 1) * size:
+        """How many blocks are in use, and in how many steps, at a moment within ``until`` at which
+        it is more than ``room``; None if there is none. The moment is not always the worst one."""
+        size, start = self._size, self._from
+        use = self._use[start:]
+        most = max(use)
+        if most < (room + 1) * size:
             return None
-        if (used := self._at(self._when)) > room:
-            return used, self._when
+        when = self._ordered[start + use.index(most)][0]
+        if (used := self._at(when)) > room:
+            return used, when
         # Sums do not tell: blocks are whole, and how full the last ones are differs by moment.
         blocks, rests = 0, [0] * size  # of those not ended: how many have which remainder
         for alive, (left, base) in enumerate(self._ordered, 1):
             blocks += base // size
             rests[base % size] += 1
-            more, rest = divmod(left, size)
-            if blocks + alive * more + sum(rests[size - rest :]) > room:
-                return self._at(left), left
+            if alive > start:
+                more, rest = divmod(left, size)
+                if blocks + alive * more + sum(rests[size - rest :]) > room:
+                    return self._at(left), left
         return None
 
     def _at(self, when: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -164,6 +165,24 @@ def test_who_yielded_goes_back_to_its_place() -> None:
     while scheduler.has_work:
         run_step(scheduler, executor, now)
         scheduler.check_integrity()
+
+
+def test_who_leaves_before_the_plan_is_in_no_plan_and_kept_by_nobody() -> None:
+    order = Lookahead()
+    queue = order.queue()
+    first, second, third = (sequence(i, units(1, 2)) for i in range(3))
+    for seq in (first, second):
+        queue.push(seq, 0.0)
+    queue.remove(first, 0.0)
+    assert [*queue] == [second]
+    assert queue[0] is second
+    with pytest.raises(ValueError, match="is not waiting"):
+        queue.remove(first, 0.0)
+    queue.remove(second, 0.0)
+    queue.push(third, 0.0)
+    queue.remove(third, 0.0)
+    assert not order._queue._tree._roots
+    assert len(queue) == 0
 
 
 def test_it_learns_how_long_the_outputs_of_a_category_are() -> None:

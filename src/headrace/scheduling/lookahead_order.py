@@ -106,6 +106,8 @@ class LookaheadQueue:
     def remove(self, seq: Sequence, now: float) -> None:
         if seq in self._arrivals:
             del self._arrivals[seq]  # the tree's pass leaves it out
+            if not self._arrivals:
+                self._tree = PromptTree()
             return
         if seq in self._places:
             key = self._from_the_end

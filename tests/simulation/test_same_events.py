@@ -110,7 +110,7 @@ def check(arrivals: list[Arrival], spec: InstanceSpec) -> None:
     reached["twice"] += any(served.preemptions > 1 for served in plain[1])
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data(), longest=st.integers(4, 60))
 def check_any(data: st.DataObject, longest: int) -> None:
     check(data.draw(traces(longest)), data.draw(specs(longest)))

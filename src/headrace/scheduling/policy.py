@@ -177,8 +177,8 @@ class PlanningRound(Protocol):
 class BatchingPolicy(Protocol):
     """How is this step's token budget spent?
 
-    One whose ``fill``, when nobody waits and nobody has more than one token uncomputed, does just
-    ``decode_all`` may say so by a true attribute ``only_decodes``; simulations are the faster.
+    One whose ``fill``, when nobody can start and nobody has more than one token uncomputed, does
+    just ``decode_all`` may say so by a true attribute ``only_decodes``; simulations are the faster.
     """
 
     def fill(self, round: PlanningRound) -> str:

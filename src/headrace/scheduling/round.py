@@ -69,6 +69,7 @@ class Round:
         self._decodes = 0  # slices that decode_all has made
         self._queue, self._memory = desk.queue, desk.memory
         self.explained: dict[Sequence, None] = {}  # waiting sequences that were told why
+        self.turned_away: Sequence | None = None  # the queue's head, since all slots are taken
         self._short = False  # a running sequence found no free block
         self._closed = False  # the queue's head was told why it waits
         self._position = 0  # queue entries before it wait for a prefix or for their tenant
@@ -200,6 +201,8 @@ class Round:
             self._explain(seq, cause, detail)
             if cause is not Wait.PREFIX:
                 self._closed = True
+                if cause is Wait.BUDGET and not self._position:
+                    self.turned_away = seq
                 return None
             self._position += 1
             self._passed += 1

@@ -113,6 +113,7 @@ class Scheduler:
         )
         # Queues of orders that keep them themselves, or change by the time, hear of every plan.
         self._hears = policies.order.dynamic or not isinstance(self.waiting, WaitingQueue)
+        self._turned_away: Sequence | None = None  # in the last round; see Round
         self._left_in_flight: list[Sequence] = []  # members that ended in the step under way
         self._in_flight: set[Sequence] = set()
         self._explained: dict[Sequence, None] = {}
@@ -231,6 +232,7 @@ class Scheduler:
         reason = self._policies.batching.fill(round)
         round.close()
         self._guard.ran(round.spent)
+        self._turned_away = round.turned_away
         self._explain(round)
         if not (round.slices or round.steady):
             return None
@@ -270,7 +272,7 @@ class Scheduler:
         cohort = self._cohort
         if cohort is None or not self._coasts or not len(cohort):
             return
-        if self._loose or len(self.waiting) or self._in_flight:
+        if self._loose or self._in_flight or (len(self.waiting) and not self._is_full()):
             return
 
         def run_planned(rows: int, pairs: int) -> bool:
@@ -283,6 +285,12 @@ class Scheduler:
         steps = cohort.coast(run_planned if self._hears else run)
         self._steps += steps
         self._guard.ran(len(cohort) * steps)
+
+    def _is_full(self) -> bool:
+        """Whether the next round would only tell the same sequence that all slots are taken."""
+        if self._hears or len(self._running) < self.limits.sequences:
+            return False
+        return self.waiting[0] is self._turned_away
 
     def commit(
         self, step: Step, result: StepResult, now: float, stopper: Stopper | None = None

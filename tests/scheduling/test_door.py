@@ -135,6 +135,19 @@ def test_a_first_token_that_would_come_too_late() -> None:
     assert door.refusal(wanting(), 0.0) is None
 
 
+def test_an_answer_that_would_end_too_late() -> None:
+    """Eleven tokens take 1.1 s, whoever else is there; if it may end before, a few may do."""
+    door, _ = door_of()
+    request = wanting(deadline=1.0, max_tokens=11)
+    assert door.refusal(replace(request, max_tokens=9), 0.0) is None
+    assert door.refusal(request, 0.0) is None  # late by its own length only, and little
+    refusal = door.refusal(replace(request, max_tokens=30), 0.0)
+    assert refusal is not None
+    assert refusal.retry_after is None
+    assert "the answer is wanted within 1 s and takes about 3 s" in refusal.message
+    assert door.refusal(replace(request, max_tokens=30, eos_ids=frozenset([0])), 0.0) is None
+
+
 def test_coming_back_when_told_helps() -> None:
     door, scheduler = door_of(sequences=2)
     fill(door, scheduler, 4)

@@ -227,7 +227,7 @@ def test_without_a_cost_the_pace_of_the_last_ends_tells() -> None:
         scheduler.add(make_request(f"r{i}", [i], 4), 0.0)
     assert outlook.wait(0.0) is None
     assert outlook.first_token(make_request("x", [1]), 0.0) is None
-    assert outlook.alone(make_request("x", [1])) is None
+    assert outlook.prospect(make_request("x", [1]), 0.0) is None
     assert outlook.starts("r4", 0.0) == {}
     executor = MockExecutor(4)
     for now in range(12):
@@ -278,14 +278,14 @@ def test_what_the_cache_provides_is_taken_off() -> None:
     run = Run(scheduler)
     prompt = list(range(40))
     request = make_request("new", prompt, 2)
-    before = run.outlook.alone(request)
+    before = run.outlook.prospect(request, run.now)
     for i in range(30):
         run.add(make_request(f"r{i}", prompt, 2))
         run.drain()
-    after = run.outlook.alone(request)
+    after = run.outlook.prospect(request, run.now)
     assert before is not None
     assert after is not None
-    assert after < before
+    assert after.alone < before.alone
 
 
 def test_a_tenant_at_its_bound_waits_for_its_own() -> None:

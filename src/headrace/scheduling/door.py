@@ -12,8 +12,8 @@ from headrace.scheduling.outlook import Outlook
 from headrace.scheduling.scheduler import Scheduler
 
 HOPELESS = 2.0
-"""A first token that takes this many times what its target allows, with nobody else there, is out
-of reach for ever: predictions are seldom off by so much."""
+"""What takes this many times what its target allows, with nobody else there, is out of reach for
+ever: predictions are seldom off by so much."""
 
 
 class Cause(Enum):
@@ -42,9 +42,10 @@ class Refusal:
 
 class Door:
     """Keeps the bounds on those that wait, all together and of each tenant, and turns away
-    requests whose first token is predicted too late for their targets: nothing is accepted that
-    cannot be honoured. A door any wider would be no use: past saturation the queue grows until
-    those at its end are predicted to be as late as the door allows, and nobody is in time.
+    requests whose first token, or even a short answer, is predicted too late for their targets:
+    nothing is accepted that cannot be honoured. A door any wider would be no use: past saturation
+    the queue grows until those at its end are predicted to be as late as the door allows, and
+    nobody is in time.
 
     The live service and the simulator ask the same object. Between ``enter`` and ``passed`` a
     request is on its way to the scheduler, for instance while a step runs. One thread at a time
@@ -118,31 +119,38 @@ class Door:
 
     def _late(self, request: Request, now: float) -> Refusal | None:
         targets, outlook = request.targets, self.outlook
-        allowed = inf if targets.ttft is None else request.arrival + targets.ttft - now
-        if targets.deadline is not None:
-            allowed = min(allowed, targets.deadline - now)
-        if allowed == inf or outlook is None:
+        if outlook is None or (targets.ttft is None and targets.deadline is None):
             return None
-        if allowed <= 0:
+        first = inf if targets.ttft is None else request.arrival + targets.ttft - now
+        last = inf if targets.deadline is None else targets.deadline - now
+        if min(first, last) <= 0:
             message = "the time that its targets allow has passed; set them later or leave them out"
             return Refusal(Cause.TARGET, message, None)
-        predicted = outlook.first_token(request, now)
-        if predicted is None or predicted <= allowed:
+        found = outlook.prospect(request, now)
+        if found is None:
             return None
-        alone = outlook.alone(request) or 0.0
-        if alone > HOPELESS * allowed:
-            message = (
-                f"the first token is wanted within {allowed:.3g} s and takes about {alone:.2g} s"
-                f" even with nobody else here ({len(request.prompt)} prompt tokens); raise the"
-                " target or shorten the prompt"
-            )
-            return Refusal(Cause.TARGET, message, None)
-        limit = max(allowed, alone)  # whom only its own length delays need not come again
-        if predicted <= limit:
-            return None
-        retry = max(1.0, predicted - limit)
+        return _out_of_reach(
+            "the first token", first, found.first, found.alone, request
+        ) or _out_of_reach("the answer", last, found.last, found.alone_last, request)
+
+
+def _out_of_reach(
+    what: str, allowed: float, predicted: float, alone: float, request: Request
+) -> Refusal | None:
+    """A refusal if ``what`` is wanted sooner than it is predicted; all in seconds."""
+    if alone > HOPELESS * allowed:
         message = (
-            f"the first token is wanted within {allowed:.3g} s and would take about"
-            f" {predicted:.2g} s now; try again in {retry:.0f} s or raise the target"
+            f"{what} is wanted within {allowed:.3g} s and takes about {alone:.2g} s even with"
+            f" nobody else here ({len(request.prompt)} prompt tokens); raise the target or ask for"
+            " less"
         )
-        return Refusal(Cause.TARGET, message, retry)
+        return Refusal(Cause.TARGET, message, None)
+    limit = max(allowed, alone)  # whom only its own length delays need not come again
+    if predicted <= limit:
+        return None
+    retry = max(1.0, predicted - limit)
+    message = (
+        f"{what} is wanted within {allowed:.3g} s and would take about {predicted:.2g} s now; try"
+        f" again in {retry:.0f} s or raise the target"
+    )
+    return Refusal(Cause.TARGET, message, retry)

@@ -28,11 +28,24 @@ SHARES = (1 / 8, 3 / 8, 5 / 8, 7 / 8)
 ENOUGH = 16
 COLD = 256
 """Output tokens expected of requests that may end by themselves until ``ENOUGH`` have."""
+SHORT = 0.25
+"""Quantile of an output's length that a deadline has to leave time for."""
 STRIDE = 16
 """Expected lengths are worked out for every 16th token, and anew after 16 more have ended."""
 NEWS = 0.05
 CLOSE = 0.5
 """Predictions of this share of a target and more teach how much to allow for: they matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """Seconds to the ``first`` token of a request and to the ``last`` of its answer, if that is a
+    short one of its kind; and the same with nobody else there."""
+
+    first: float
+    last: float
+    alone: float
+    alone_last: float
 
 
 Seen = tuple[Sequence, int, int]
@@ -154,8 +167,8 @@ class Outlook:
                 start = max(start, replay.parked(tenant))
             return max(0.0, self._view.time + start - now)
 
-    def first_token(self, request: Request, now: float) -> float | None:
-        """Seconds until ``request`` would have its first token if it came now; None if not known.
+    def prospect(self, request: Request, now: float) -> Prospect | None:
+        """What ``request`` could expect if it came now; None if not known.
 
         With the ``Margin`` by which most such promises are kept. A tenant at its ``max_running``
         waits for its own as well.
@@ -169,17 +182,20 @@ class Outlook:
             start = max(0.0, self._view.time + opening.time + late - now)
             if request.tenant in self._scheduler.usage.full:
                 start = max(start, self._view.time + replay.parked(request.tenant) - now)
-            predicted = start + replay.prefill(job.left, opening)
-            self._last = (request.id, predicted)
-            return self._margin.factor * predicted
+            first = start + replay.prefill(job.left, opening)
+            self._last = (request.id, first)
+            more, alone = self._short(request) - 1, replay.prefill(job.left)
+            return Prospect(
+                self._margin.factor * first,
+                self._margin.factor * (first + more * replay.decode(job.known, opening)),
+                alone,
+                alone + more * replay.decode(job.known),
+            )
 
-    def alone(self, request: Request) -> float | None:
-        """Seconds to the first token of ``request`` if nobody else were there; None as before."""
-        if self._scheduler.cost is None:
-            return None
-        with self._lock:
-            job = self._newcomer(request, 0)
-            return self._replayed(self._view.time).prefill(job.left)
+    def first_token(self, request: Request, now: float) -> float | None:
+        """``prospect``'s first token."""
+        found = self.prospect(request, now)
+        return None if found is None else found.first
 
     def starts(self, request_id: str, now: float) -> dict[int, float]:
         """Predicted seconds until each waiting sequence of a request starts, by its index; those
@@ -240,6 +256,12 @@ class Outlook:
             lengths = self._lengths.draws(request, asked, SHARES)
             expected = self._expected[key] = max(1, round(sum(lengths) / len(lengths)) - asked)
         return min(most, expected)
+
+    def _short(self, request: Request) -> int:
+        """Output tokens of its kind's shorter answers; all, where nothing else ends it."""
+        if self._lengths.known < ENOUGH and not cannot_end_early(request):
+            return 1
+        return self._lengths.quantile(request, 0, SHORT)
 
     def _replayed(self, now: float) -> Replay:
         if self._replay is None:

@@ -141,6 +141,11 @@ class Replay:
             seconds += (steps - 1) * (first + before) / 2
         return seconds
 
+    def decode(self, known: int, at: Opening | None = None) -> float:
+        """Seconds of a step in which one with so many tokens decodes beside those; None: alone."""
+        decodes, context = (at.decodes, at.context) if at is not None else (0, 0)
+        return self._cost.seconds(_load(decodes + 1, context + known, 0, 0, False))
+
     def _enqueue(self, job: Job) -> int:
         place = len(self.starts)
         self._waiting.append((place, job))

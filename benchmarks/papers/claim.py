@@ -18,6 +18,7 @@ class Verdict(Enum):
     REPRODUCED = "reproduced"
     PARTLY = "partly"
     NOT = "not reproduced"
+    OPEN = "not judged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +125,16 @@ def judge(trials: Sequence[Trial]) -> Verdict:
 
     A gain counts as reached from 80 % of the paper's gain on, a bound where it holds in every
     repeat. Partly: some are reached, or in one trial all stated figures are better than the
-    baseline's in every repeat. Not reproduced: otherwise.
+    baseline's in every repeat. Not judged: the trials that were run have no figure of the paper's.
+    Not reproduced: otherwise.
     """
     stated = [[f for f in trial.figures if f.paper is not None] for trial in trials]
     reached: dict[str, bool] = {}
     for figure in (figure for figures in stated for figure in figures):
         reached[figure.what] = reached.get(figure.what, False) or figure.reached
-    if reached and all(reached.values()):
+    if not reached:
+        return Verdict.OPEN
+    if all(reached.values()):
         return Verdict.REPRODUCED
     if any(reached.values()) or any(fs and all(f.better for f in fs) for fs in stated):
         return Verdict.PARTLY

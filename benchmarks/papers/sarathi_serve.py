@@ -153,11 +153,10 @@ def tail(values: np.ndarray, percent: float = 99) -> float:
 
 
 WHY = (
-    "With strict targets the gain is the paper's: whole prompts stall decoding for longer"
-    " than the target, at rates that chunks carry easily. With a relaxed target it shrinks, as"
-    " in the paper (figure 10). Live, where a chunk of 96 tokens takes as long as many"
-    " decodes, the same shows in the tail between tokens at equal load; the price is a later"
-    " first token."
+    "With strict targets the gain is about the paper's: whole prompts stall decoding for longer"
+    " than the target, at rates that chunks carry easily. With a relaxed target it shrinks, as it"
+    " does there. Live, where a rate that either carries is given, the same shows in the tail"
+    " between tokens."
 )
 
 if __name__ == "__main__":

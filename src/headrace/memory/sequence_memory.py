@@ -163,8 +163,9 @@ class SequenceMemory:
         """Shares the blocks that ``seq.computed`` has filled since the last commit."""
         if not self.prefix_cache or seq.request.common == 0:
             return
-        chain = self._chain(seq)
-        self._publish(seq, chain, min(seq.computed // self.block_size, chain.limit))
+        chain, full = self._chain(seq), seq.computed // self.block_size
+        if full > chain.published:
+            self._publish(seq, chain, min(full, chain.limit))
 
     def release(self, seq: Sequence, keep: bool = True) -> None:
         """Takes back everything; shared content is kept for later as long as memory lasts.

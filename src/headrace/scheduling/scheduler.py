@@ -305,9 +305,7 @@ class Scheduler:
         for slice, sampled in zip(step.slices, sampling, strict=True):
             seq = slice.sequence
             self._in_flight.discard(seq)
-            if (
-                seq.status is Status.FINISHED
-            ):  # ended while in flight: its blocks waited for this moment
+            if seq.status is Status.FINISHED:  # in flight: its blocks waited for this moment
                 self._forget(seq)
                 continue
             if result.error is None:
@@ -447,7 +445,7 @@ class Scheduler:
             self.finish(seq, FinishReason.STOP, now, stop_reason=token)
         elif stopper is not None and (matched := stopper(seq, sampled)) is not None:
             self.finish(seq, FinishReason.STOP, now, stop_reason=matched)
-        elif seq.output_len >= request.max_tokens:
+        elif len(seq.tokens) - len(request.prompt) >= request.max_tokens:
             self.finish(seq, FinishReason.LENGTH, now)
 
     def _forget(self, seq: Sequence) -> None:

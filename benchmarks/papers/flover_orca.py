@@ -111,7 +111,7 @@ def flover(options: Options) -> Trial:
 
 def live(engine: LiveEngine, options: Options) -> Trial:
     """Throughput with all sent at once; latency at a load that the baseline can carry."""
-    count, size = options.size(64, 8), options.size(16, 4)
+    count, size = options.size(48, 8), options.size(16, 4)
     window = WINDOW
     figures: dict[str, list[float]] = {"static": [], "latency": [], "dynamic": []}
     setups = {"ours": fused(size), "static": static(size)}

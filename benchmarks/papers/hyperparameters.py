@@ -60,7 +60,7 @@ class Grid:
 
 Rates = Mapping[Point, float]
 POLICIES = ("stall-free", "prefill-first")
-SMALL = Grid(POLICIES, (32, 64, 128, 320), (4, 16, 64))
+SMALL = Grid(POLICIES, (32, 96, 320), (4, 16, 64))
 LARGE = Grid(POLICIES, (128, 256, 512, 2048), (16, 64, 128, 256))
 QUICK = Grid(POLICIES, (64, 256), (4, 16))
 
@@ -82,7 +82,7 @@ def explore(grid: Grid, rate: Callable[[Setup], float]) -> dict[Point, float]:
 
 def tuned(engine: LiveEngine, options: Options) -> Trial:
     grid = QUICK if options.quick else SMALL
-    count = options.size(28, 8)
+    count = options.size(20, 8)
     asks = make(count, uniform(32, 256), uniform(16, 96), seed=options.seed)
     model = calibrated(engine, options)
     foreseen = explore(grid, lambda setup: model.run(asks, setup).tokens_per_second)

@@ -89,7 +89,13 @@ def pipeline(options: Options) -> Trial:
     engine = gpus("gpt-3-175b", "a100-80g", tensor=8, stages=stages)
     assert isinstance(engine.cost, AnalyticCost)
     count = options.size(600, 400)
-    figures: dict[str, list[float]] = {"bubbles": [], "time": [], "idle": [], "ours": []}
+    figures: dict[str, list[float]] = {
+        "bubbles": [],
+        "time": [],
+        "idle": [],
+        "ours": [],
+        "total": [],
+    }
     for seed in options.seeds:
         lengths = zipf(1024, 4096, 0.4)
         drawn = make(count, lengths, lambda rng: 1, seed=seed)
@@ -103,6 +109,7 @@ def pipeline(options: Options) -> Trial:
             statistics.median(theirs.bubbles) / statistics.median(ours.bubbles)
         )
         figures["time"].append(theirs.seconds / ours.seconds)
+        figures["total"].append(theirs.idle * theirs.seconds / (ours.idle * ours.seconds))
         figures["idle"].append(100 * theirs.idle)
         figures["ours"].append(100 * ours.idle)
     return Trial(
@@ -114,6 +121,7 @@ def pipeline(options: Options) -> Trial:
         (
             Figure("bubble time of the median request", tuple(figures["bubbles"]), 6.29),
             Figure("throughput", tuple(figures["time"]), 1.91),
+            Figure("idle time of all stages, filling and draining too", tuple(figures["total"])),
             Figure("stages idle, baseline", tuple(figures["idle"]), unit=" %"),
             Figure("stages idle, ours", tuple(figures["ours"]), unit=" %"),
         ),

@@ -39,6 +39,7 @@ class Metrics(Collector):
         self._by_tenant = TenantMetrics(engine.tenants)
         self._tokens = {"prompt": 0, "generated": 0, "cached": 0}
         self._arrived = self._preemptions = 0
+        self._spared = 0.0
         self._work = {"operations": 0.0, "bytes": 0.0, "limit": 0.0}
         self._recent_limit = self._recent_elapsed = 0.0
         self._registry = CollectorRegistry()
@@ -56,6 +57,8 @@ class Metrics(Collector):
             self._arrived += 1
         elif kind is Kind.PREEMPTED:
             self._preemptions += 1
+        elif kind is Kind.THRASHING:
+            self._spared = float(event.data["spare"])
 
     def inter_token(self, seconds: float) -> None:
         """Counts the time between two deliveries of tokens to one choice."""
@@ -162,6 +165,7 @@ class Metrics(Collector):
             ("waiting_sequences", "Sequences in the queue.", status.waiting),
             ("cache_blocks_used", "Cache blocks that sequences hold.", used),
             ("cache_blocks_total", "Cache blocks in all.", status.total_blocks),
+            ("cache_share_spared", "Share that starts leave free after thrashing.", self._spared),
             ("steps", "Steps run since the start.", status.steps),
             ("ready", "1 when requests are taken on.", int(status.ready)),
         ):

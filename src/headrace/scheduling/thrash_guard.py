@@ -99,5 +99,6 @@ class ThrashGuard:
         if level != self.level:
             self.level = level
             what = f"starts leave {SPARE[level]:.1%} of the memory free"
-            data = {"level": level, "lost": self._lost, "window": self._window}
+            spare, lost, window = SPARE[level], self._lost, self._window
+            data = {"level": level, "spare": spare, "lost": lost, "window": window}
             self._emit(Event(Kind.THRASHING, now, reason=f"{what}: {self._of_window()}", data=data))

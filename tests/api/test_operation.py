@@ -13,6 +13,7 @@ from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.engine.service import EngineService
+from headrace.nouns.event import Event, Kind
 from tests.api.conftest import client_of
 from tests.api.live_server import LiveServer, serving, until
 from tests.api.toy_engine import toy_service
@@ -105,6 +106,15 @@ def test_the_share_of_the_limit() -> None:
     elapsed = found["headrace_step_seconds_sum"]
     assert found["headrace_step_limit_seconds_total"] == pytest.approx(elapsed / 4)
     assert found["headrace_limit_share"] == pytest.approx(0.25)
+
+
+def test_what_the_thrash_guard_keeps_free() -> None:
+    service = toy_service()
+    with serving(service) as server:
+        assert samples(server)["headrace_cache_share_spared"] == 0
+        data = {"level": 1, "spare": 0.0625, "lost": 9, "window": 64}
+        service._sinks(Event(Kind.THRASHING, 1.0, reason="as the guard tells it", data=data))
+        assert samples(server)["headrace_cache_share_spared"] == 0.0625
 
 
 def test_every_metric_is_documented(server: LiveServer, client: OpenAI) -> None:

@@ -58,6 +58,7 @@ def test_it_holds_past_a_tenth_lost_and_lets_go_at_a_twentieth() -> None:
     assert watch.refusal(fresh, 4, 3.0) is None
     told = [(event.kind, event.time, event.data["level"], event.reason) for event in events]
     lost = "tokens lost to preemption of the last 640 computed"
+    assert [event.data["spare"] for event in events] == [1 / 16, 0.0]
     assert told == [
         (Kind.THRASHING, 2.0, 1, f"starts leave 6.2% of the memory free: 96 {lost}"),
         (Kind.THRASHING, 3.0, 0, f"starts leave 0.0% of the memory free: 32 {lost}"),

@@ -12,7 +12,7 @@ from headrace.nouns.errors import ConfigError
 from headrace.nouns.event import Event, Kind
 from headrace.nouns.sequence import FinishReason, Sequence, Wait
 from headrace.scheduling.forecast import Forecast, uniform
-from headrace.scheduling.future_admission import Future
+from headrace.scheduling.future_admission import GLANCES, Future
 from headrace.scheduling.memory_peak import Peak
 from headrace.scheduling.output_lengths import OutputLengths
 from headrace.scheduling.scheduler import Scheduler
@@ -71,7 +71,7 @@ def test_memory_overflows_if_it_ever_does(
 
 JOBS = st.lists(
     st.tuples(
-        st.integers(1, 20),  # prompt
+        st.one_of(st.integers(1, 20), st.integers(30, 60)),  # prompt
         st.integers(1, 20),  # output
         st.integers(1, 3),  # n
         st.integers(0, 6),  # steps since the last arrival
@@ -85,7 +85,7 @@ JOBS = st.lists(
 @settings(max_examples=60)
 @given(
     jobs=JOBS,
-    blocks=st.integers(10, 20),
+    blocks=st.integers(20, 30),
     budget=st.integers(9, 24),
     prefix_cache=st.booleans(),
     block_size=st.sampled_from([1, 4]),
@@ -110,7 +110,7 @@ def test_with_perfect_knowledge_nobody_yields_and_everybody_ends(
     )
     executor, now, sequences = MockExecutor(block_size), 0.0, 0
     for i, (prompt, output, n, pause, start) in enumerate(jobs):
-        tokens = ([start] * 8 + [i] * 20)[:prompt]
+        tokens = ([start] * 8 + [i] * 60)[:prompt]
         scheduler.add(make_request(f"r{i}", tokens, output, n=n, arrival=now), now)
         sequences += n
         for _ in range(pause):
@@ -303,6 +303,36 @@ class Counting(Future):
         return super()._foresee(seq, *rest)  # type: ignore[arg-type]
 
 
+def test_those_that_outlived_their_forecasts_are_noticed() -> None:
+    policy = Future(lengths=taught(*[2] * 50))
+    scheduler, executor = make_scheduler(admission=policy, blocks=9), MockExecutor(4)
+    (long,) = scheduler.add(make_request("long", [1] * 3, 20, eos=frozenset([1234567])), 0.0)
+    for now in range(9):
+        run_step(scheduler, executor, float(now))
+    assert policy._forecasts[long].longest == 5
+    policy._glances = GLANCES
+    scheduler.add(make_request("next", [2] * 3, 20, eos=frozenset([1234567])), 9.0)
+    run_step(scheduler, executor, 9.0)
+    assert policy._forecasts[long].shortest > 12
+    assert policy._forecasts[long].promised >= 4
+    assert policy._promised == sum(policy._forecasts[s].promised for s in scheduler.running)
+
+
+def test_full_memory_is_looked_at_whatever_was_promised() -> None:
+    """Twelve that were to have 2 tokens have 8 and fill the memory."""
+    policy = Future(lengths=taught(*[2] * 50))
+    scheduler = make_scheduler(admission=policy, blocks=40, budget=64, sequences=20)
+    for i in range(12):
+        scheduler.add(make_request(f"r{i}", [i] * 3, 20, eos=frozenset([1234567])), 0.0)
+    executor = MockExecutor(4)
+    for now in range(9):
+        run_step(scheduler, executor, float(now))
+    assert len(scheduler.running) == 12
+    scheduler.add(make_request("next", [99] * 3, 20, eos=frozenset([1234567])), 9.0)
+    run_step(scheduler, executor, 9.0)
+    assert len(scheduler.waiting) == 1
+
+
 def test_a_refusal_stands_until_somebody_starts_ends_or_yields() -> None:
     policy = Counting()
     scheduler, executor = make_scheduler(admission=policy, blocks=8), MockExecutor(4)
@@ -320,7 +350,7 @@ def test_a_refusal_stands_until_somebody_starts_ends_or_yields() -> None:
 
 
 @settings(max_examples=50)
-@given(jobs=JOBS, blocks=st.integers(10, 20))
+@given(jobs=JOBS, blocks=st.integers(20, 30))
 def test_a_refusal_that_stands_is_one_that_would_be_made_again(
     jobs: list[tuple[int, int, int, int, int]], blocks: int
 ) -> None:
@@ -342,7 +372,7 @@ def test_a_refusal_that_stands_is_one_that_would_be_made_again(
     scheduler = make_scheduler(admission=Anew(), blocks=blocks, budget=64)
     executor, now = MockExecutor(4), 0.0
     for i, (prompt, output, _, pause, start) in enumerate(jobs):
-        tokens = ([start] * 8 + [i] * 20)[:prompt]
+        tokens = ([start] * 8 + [i] * 60)[:prompt]
         scheduler.add(make_request(f"r{i}", tokens, output, arrival=now), now)
         for _ in range(pause):
             run_step(scheduler, executor, now)

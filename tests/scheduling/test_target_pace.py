@@ -243,14 +243,48 @@ def test_one_that_is_late_for_good_slows_prompts_and_does_not_stop_them() -> Non
     assert left(talking, run.now) < -9
 
 
-def test_who_yielded_counts_again_once_it_decodes() -> None:
-    cost = Linear()
-    run = Timed(scheduler(StallFree(), cost, blocks=14), cost)
-    done = [run.add(request(f"r{i}", 12, 25, 0.040)) for i in range(3)]
+def test_who_is_late_stays_so_until_it_has_caught_up() -> None:
+    """A short step after the pause changes nothing for the prompt that arrives then."""
+    run = Timed(scheduler(StallFree(), Linear()), Linear())
+    run.add(request("talking", 4, 50, 0.100))
+    run.step()
+    run.now += 10.0
+    assert run.step().tokens == 1
+    run.add(request("long", 500, 1, None))
+    assert run.step().tokens == 39
+
+
+def test_a_prompt_is_not_touched_for_a_few_tokens() -> None:
+    """12 tokens would be in time in the first step; it waits for more."""
+    run = Timed(scheduler(StallFree(), Linear()), Linear())
+    run.add(request("talking", 4, 100, 0.025))
+    run.step()
+    long = run.add(request("long", 150, 1, None))
+    assert run.step().tokens == 1
+    assert long.wait is Wait.BUDGET
     run.finish()
-    assert sum(seq.preemptions for seq in done) > 0
-    assert not run.scheduler._policies.batching._back  # type: ignore[attr-defined]
-    assert not run.scheduler._policies.batching._targets  # type: ignore[attr-defined]
+    chunks = [p.length for step in run.steps for p in step.slices if p.sequence is long]
+    assert len(chunks) > 3
+    assert min(chunks[:-1]) >= LEAST
+
+
+def test_who_yielded_counts_again_once_it_decodes() -> None:
+    run = Timed(scheduler(StallFree(), Linear(), blocks=25), Linear())
+    first = run.add(request("first", 12, 60, None))
+    second = run.add(request("second", 12, 60, 0.100))
+    while second.wait is not Wait.PREEMPTED:
+        run.step()
+    run.now += 5.0
+    while not (first.finished and second.uncomputed == 1):
+        run.step()
+    assert run.step().tokens == 1
+    run.add(request("long", 42, 1, None))
+    assert run.step().tokens == 1 + 38, "50 ms: half the target of one that is seconds late"
+    run.finish()
+    batching = run.scheduler._policies.batching
+    assert isinstance(batching, StallFree)
+    assert not batching._back
+    assert not batching._targets
 
 
 @settings(max_examples=40)

@@ -109,8 +109,9 @@ class Future:
             return None
         if seq is self._refused and self._pilot and len(self._pilot.tokens) < self._until:
             return self._reason
-        need = self._promised + self._blocks(self._forecast(seq).longest)
-        if need + memory.total // ROOMY <= memory.total and self._glances < GLANCES:
+        need, rest = self._blocks(self._forecast(seq).longest), memory.total // ROOMY
+        roomy = self._promised + need + rest <= memory.total and need + rest <= memory.available
+        if roomy and self._glances < GLANCES:
             self._glances += 1
             return None
         self._glances = 0

@@ -7,11 +7,13 @@ the flood does to the first tokens of a tenant that stays below its share.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from benchmarks.papers.claim import Claim, Figure, Finding, Trial, judge
 from benchmarks.papers.hardware import gpus
+from benchmarks.papers.live import LiveEngine
 from benchmarks.papers.load import Answer, Ask, Ran, make, uniform
 from benchmarks.papers.program import Options, main
 from benchmarks.papers.setup import Setup
@@ -32,6 +34,8 @@ CLAIM = Claim(
     " (FastSwitch).",
 )
 FLOOD, POLITE = "flood", "polite"
+FAIR_SHARE = "deviation of the smaller tenant's share from its weight, fair"
+FCFS_SHARE = "deviation of the smaller tenant's share from its weight, fcfs"
 PROMPT, OUTPUT = uniform(64, 512), uniform(32, 256)
 LONGEST_PROMPT = 512
 
@@ -43,6 +47,10 @@ def run(options: Options) -> Finding:
         weights = (3.0,) if options.quick else (1.0, 3.0)
         trials += [shares(engine, options, weight) for weight in weights]
         trials.append(tails(engine, options))
+    if options.live:
+        machine = LiveEngine(options.model)
+        trials.append(live(machine, options))
+        machine.close()
     return Finding("vtc_fairness", CLAIM, tuple(trials), judge(trials), WHY)
 
 
@@ -88,11 +96,10 @@ def shares(engine: SimulatedEngine, options: Options, weight: float) -> Trial:
         setup("fair").describe(),
         setup("fcfs").describe(),
         (
-            Figure("deviation of the smaller one's share from its weight, fair",
-                   tuple(errors["fair"]), 2.0, at_most=True, unit=" %"),
+            Figure(FAIR_SHARE, tuple(errors["fair"]), 2.0, at_most=True, unit=" %"),
             Figure("difference of service over the theorem's bound, fair", tuple(bounds), 1.0,
                    at_most=True, unit=""),
-            Figure("deviation of the smaller one's share, fcfs", tuple(errors["fcfs"]), unit=" %"),
+            Figure(FCFS_SHARE, tuple(errors["fcfs"]), unit=" %"),
         ),
     )  # fmt: skip
 
@@ -115,7 +122,7 @@ def backlogged(ran: Ran) -> tuple[float, float]:
 
 
 def service(ran: Ran, tenant: str, interval: tuple[float, float]) -> float:
-    """Prompt tokens of those that started within the interval, output tokens won in it."""
+    """Output tokens won within the interval, prompt tokens of those whose first one is in it."""
     total = 0.0
     for answer in ran.answers:
         if answer.ask.tenant != tenant:
@@ -123,7 +130,7 @@ def service(ran: Ran, tenant: str, interval: tuple[float, float]) -> float:
         times = np.frombuffer(answer.times)
         inside = int(((times >= interval[0]) & (times < interval[1])).sum())
         total += OUTPUT_WEIGHT * inside
-        if interval[0] <= answer.admitted < interval[1]:
+        if interval[0] <= times[0] < interval[1]:
             total += INPUT_WEIGHT * answer.ask.prompt
     return total
 
@@ -154,6 +161,32 @@ def tails(engine: SimulatedEngine, options: Options) -> Trial:
             Figure("99th percentile of its TTFT, with the flood over without",
                    tuple(figures["alone"])),
             Figure("99.9th percentile between its tokens, fcfs over fair", tuple(figures["gap"])),
+        ),
+    )  # fmt: skip
+
+
+def live(engine: LiveEngine, options: Options) -> Trial:
+    """The flood is there first; counted until the last request of the other has started."""
+    count, size = options.size(32, 6), options.size(8, 2)
+    found: dict[str, list[float]] = {"fair": [], "fcfs": []}
+    for seed in options.seeds:
+        drawn = make(4 * count, uniform(16, 64), uniform(8, 48), seed=seed)
+        asks = [_of(ask, FLOOD if i < 3 * count else POLITE) for i, ask in enumerate(drawn)]
+        for order, shares in found.items():
+            ran = engine.run(asks, replace(setup(order), sequences=size))
+            last = max(a.times[0] for a in polite(ran))
+            served = {name: service(ran, name, (0.0, last)) for name in (FLOOD, POLITE)}
+            shares.append(100 * abs(2 * served[POLITE] / sum(served.values()) - 1))
+    return Trial(
+        engine.where,
+        f"{3 * count} requests of one tenant, then {count} of another, all at once; prompts of 16"
+        " to 64 and outputs of 8 to 48 tokens, uniform; counted until the last of the second"
+        " tenant's has its first token",
+        f"{setup('fair').describe()}; {size} sequences",
+        f"{setup('fcfs').describe()}; the same",
+        (
+            Figure(FAIR_SHARE, tuple(found["fair"]), 2.0, at_most=True, unit=" %"),
+            Figure(FCFS_SHARE, tuple(found["fcfs"]), unit=" %"),
         ),
     )  # fmt: skip
 

@@ -268,6 +268,23 @@ def test_a_prompt_is_not_touched_for_a_few_tokens() -> None:
     assert min(chunks[:-1]) >= LEAST
 
 
+def test_nobody_starts_beside_a_prompt_for_which_there_is_no_time() -> None:
+    run = Timed(scheduler(StallFree(), Linear()), Linear())
+    run.add(request("talking", 4, 100, 0.025))
+    for _ in range(3):
+        run.step()
+    long = run.add(request("long", 150, 1, None))
+    run.step()
+    assert long.computed > 0
+    short = run.add(request("short", 5, 1, None))
+    step = run.step()
+    assert [p.length for p in step.slices] == [1], "12 tokens would have been in time"
+    run.finish()
+    assert short.admitted_at is not None
+    assert long.finished_at is not None
+    assert short.admitted_at >= long.finished_at - 0.025
+
+
 def test_who_yielded_counts_again_once_it_decodes() -> None:
     run = Timed(scheduler(StallFree(), Linear(), blocks=25), Linear())
     first = run.add(request("first", 12, 60, None))

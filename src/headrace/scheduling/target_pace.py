@@ -81,23 +81,36 @@ class TargetPace:
 
     def prefill(self, round: PlanningRound, allowance: Allowance | None) -> None:
         """Prompts in the rest of the budget, as far as there is time: started ones, then new."""
+        if self._continue(round, allowance):
+            self._start(round, allowance)
+        if allowance is not None and allowance.limiting is not None:
+            round.budget = round.spent
+
+    @staticmethod
+    def _continue(round: PlanningRound, allowance: Allowance | None) -> bool:
+        """More of those that have started; False once there is no time for one of them."""
         for seq in round.prefilling():
             room = round.budget - round.spent
-            if room <= 0 or not _take(round, seq, room, allowance, waited(seq, round.now)):
-                break
+            if room <= 0:
+                return True
+            if not _take(round, seq, room, allowance, waited(seq, round.now)):
+                return False
+        return True
+
+    @staticmethod
+    def _start(round: PlanningRound, allowance: Allowance | None) -> None:
+        """New ones, as long as there is time."""
         while (room := round.budget - round.spent) > 0:
             patience = 0.0
             if allowance is not None:
                 if (head := round.head()) is None:
-                    break
+                    return
                 patience = waited(head, round.now)
                 if not allowance.length(head, min(head.uncomputed, room), patience):
-                    break
+                    return
             new = round.admit()
             if new is None or not _take(round, new, room, allowance, patience):
-                break
-        if allowance is not None and allowance.limiting is not None:
-            round.budget = round.spent
+                return
 
     def look(self, round: PlanningRound, alone: float) -> tuple[float, Sequence | None]:
         """Seconds that the step may take, if decoding alone takes ``alone``, and who limits it."""

@@ -96,63 +96,65 @@ class Served:
     stalled: float
 
 
+Loads = dict[str, list[list[Served]]]
+"""By policy, for each repeat, one entry for each load."""
+
+
 def simulated(case: Case, options: Options) -> Trial:
     engine = gpus("llama-2-7b", "a100-80g", token_budget=1024)
     clients = (8,) if options.quick else case.clients
+    waves = 2 if options.quick else WAVES
     blocks = engine.blocks // 6 if options.quick else None
-    names = (FUTURE, *RIVALS)
-    found: dict[str, list[list[Served]]] = {name: [] for name in names}
+    found: Loads = {name: [] for name in (FUTURE, *RIVALS)}
     for seed in options.seeds:
-        for name in names:
+        loads = [
+            make(number * waves, case.prompt, case.output, seed=seed, max_tokens=MOST)
+            for number in clients
+        ]
+        for name, repeats in found.items():
+            chosen = setup(name, blocks=blocks)
             with guard_of(name):
-                found[name].append(
-                    [
-                        served(
-                            engine.run_clients(
-                                make(
-                                    number * (2 if options.quick else WAVES),
-                                    case.prompt, case.output, seed=seed, max_tokens=MOST,
-                                ),
-                                number, setup(name, blocks=blocks),
-                            ),
-                            number,
-                        )
-                        for number in clients
-                    ]
-                )  # fmt: skip
+                runs = [
+                    engine.run_clients(asks, number, chosen)
+                    for asks, number in zip(loads, clients, strict=True)
+                ]
+            repeats.append([served(*pair) for pair in zip(runs, clients, strict=True)])
     return Trial(
         engine.where,
         f"{', '.join(map(str, clients))} clients in a closed loop; {case.name}; max_tokens {MOST}"
         f" in every request; targets: first token within {TTFT:g} s, no gap above {LONGEST_GAP} s",
         setup(FUTURE).describe(),
         "reserve; aggressive (watermark without the thrash guard, as in the paper); watermark",
-        (
-            *(
-                Figure(
-                    f"best goodput over the loads, against {rival}",
-                    tuple(best(found[FUTURE], found[rival])),
-                    None if rival == WATERMARK else 2,
-                )
-                for rival in RIVALS
-            ),
-            *(
-                Figure(
-                    f"goodput of {clients[-1]} clients, against {rival}",
-                    tuple(
-                        a[-1].good / max(b[-1].good, 1e-3)
-                        for a, b in zip(found[FUTURE], found[rival], strict=True)
-                    ),
-                )
-                for rival in (AGGRESSIVE, WATERMARK)
-            ),
-            *(
-                Figure(
-                    f"requests with a longer gap, worst load, {name}",
-                    tuple(max(each.stalled for each in runs) for runs in found[name]),
-                    unit=" %",
-                )
-                for name in names
-            ),
+        figures(found, f"{clients[-1]} clients"),
+    )
+
+
+def figures(found: Loads, heaviest: str) -> tuple[Figure, ...]:
+    ours = found[FUTURE]
+    stated = {RESERVE: 2, AGGRESSIVE: 2}
+    return (
+        *(
+            Figure(
+                f"best goodput over the loads, against {rival}",
+                tuple(best(ours, found[rival])),
+                stated.get(rival),
+            )
+            for rival in RIVALS
+        ),
+        *(
+            Figure(
+                f"goodput of {heaviest}, against {rival}",
+                tuple(best([a[-1:] for a in ours], [b[-1:] for b in found[rival]])),
+            )
+            for rival in (AGGRESSIVE, WATERMARK)
+        ),
+        *(
+            Figure(
+                f"requests with a longer gap, worst load, {name}",
+                tuple(max(each.stalled for each in runs) for runs in repeats),
+                unit=" %",
+            )
+            for name, repeats in found.items()
         ),
     )
 

@@ -126,6 +126,8 @@ class _Watch:
         if not served.completed or served.admitted is None:
             raise RuntimeError(f"a simulated request failed: {served.refusal or served.finish}")
         answer = self.answers[int(served.arrival.id)]
+        if len(answer.times) != answer.ask.output:
+            raise RuntimeError(f"{len(answer.times)} of {answer.ask.output} tokens have a time")
         answer.admitted = served.admitted
         answer.cached, answer.preemptions = served.cached, served.preemptions
 

@@ -200,6 +200,20 @@ def test_confidence_is_the_share_of_forecasts_in_which_it_fits(
     assert 0 < refused < 200 or samples == 32
 
 
+@pytest.mark.parametrize(("spare", "starts"), [(0.0, True), (0.1, True), (0.3, False)])
+def test_a_share_of_memory_stays_free_where_somebody_has_to_end(spare: float, starts: bool) -> None:
+    """Each needs 10 of 18 blocks; when the first ends, 15 or 16 are in use."""
+    scheduler = make_scheduler(admission=Future(spare=spare), blocks=18, budget=64)
+    executor = MockExecutor(4)
+    scheduler.add(make_request("first", [1] * 4, 37), 0.0)
+    for now in range(24):
+        run_step(scheduler, executor, float(now))
+    scheduler.add(make_request("second", [2] * 4, 37), 24.0)
+    run_step(scheduler, executor, 24.0)
+    assert (len(scheduler.running) == 2) == starts
+    run_all(scheduler, executor)
+
+
 def test_a_draw_stands_until_it_is_outlived() -> None:
     known = taught(*range(1, 101))
     seq = Sequence.of(make_request("r", [1, 2], 300, eos=EOS), 0)

@@ -96,9 +96,6 @@ class Foresight:
     def tokens_left(self, seq: Sequence) -> int:
         return 100 - seq.output_len
 
-    def token(self, seq: Sequence) -> int:
-        return 7
-
 
 def started(
     memory: SequenceMemory, running: dict[Sequence, int], prompt: int, **more: int

@@ -32,6 +32,8 @@ def make_spec(**options: object) -> InstanceSpec:
         "num_blocks": 64,
         "block_size": 4,
         "limits": Limits(16, 64, 8),
+        "order": "fcfs",
+        "admission": "watermark",
     }
     return InstanceSpec(**(defaults | options))  # type: ignore[arg-type]
 

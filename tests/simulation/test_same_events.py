@@ -165,3 +165,21 @@ def test_any_trace_gives_the_same_events() -> None:
     kinds = [kind.value for kind in Kind if kind not in (Kind.SWAPPED, Kind.ABORTED)]
     for what in (*kinds, "cached", "twice", "steady", "coasted", "scattered"):
         assert reached[what] > 2, f"{what} was hardly reached: {reached}"
+
+
+def test_who_limits_a_step_is_the_same_where_several_do() -> None:
+    """Siblings, who are in no cohort, beside a member that has as little time left."""
+    shapes = [(1, 8, 1), (13, 20, 1), (1, 1, 1), (1, 21, 1), (1, 6, 3), *[(1, 1, 1)] * 3]
+    target = Targets(tpot=0.01)
+    check(
+        [Arrival(0.0, prompt, output, n=n, targets=target) for prompt, output, n in shapes],
+        InstanceSpec(
+            cost=AffineCost(),
+            num_blocks=34,
+            block_size=1,
+            limits=Limits(10, 15, 3),
+            order="fcfs",
+            admission="watermark",
+            prefix_cache=False,
+        ),
+    )

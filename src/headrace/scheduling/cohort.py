@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from headrace.memory.sequence_memory import SequenceMemory
@@ -13,11 +13,8 @@ class Foresight(Protocol):
     """Knows outputs before they are computed: a simulated executor."""
 
     def tokens_left(self, seq: Sequence) -> int:
-        """Tokens that ``seq`` will still win before it ends, the last one included."""
-        ...
-
-    def token(self, seq: Sequence) -> int:
-        """What each of them is, but the last."""
+        """Tokens that ``seq`` will still win before it ends, the last one included. All but that
+        one are like the first."""
         ...
 
 
@@ -84,7 +81,8 @@ class Cohort:
 
     def leave(self, seq: Sequence) -> None:
         """Lets a member go, up to date."""
-        last = self._settle(seq) - 1 + self._foresight.tokens_left(seq)
+        self._settle([(seq, self._offsets[seq])])
+        last = self.tick + self._foresight.tokens_left(seq) - 1
         self._ends[last].remove(seq)
         if not self._ends[last]:
             del self._ends[last]
@@ -92,8 +90,9 @@ class Cohort:
 
     def part(self) -> None:
         """Lets those go that would end by their next row."""
-        for seq in self._ends.pop(self.tick, ()):
-            self._settle(seq)
+        ending = self._ends.pop(self.tick, ())
+        self._settle([(seq, self._offsets[seq]) for seq in ending])
+        for seq in ending:
             self._drop(seq)
 
     def dissolve(self) -> list[Sequence]:
@@ -143,8 +142,7 @@ class Cohort:
 
     def settle(self) -> None:
         """Brings every member up to date."""
-        for seq in self._offsets:
-            self._settle(seq)
+        self._settle(self._offsets.items())
 
     def check_integrity(self) -> None:
         """The calendars say what the members need."""
@@ -158,18 +156,19 @@ class Cohort:
         assert self._offsets.keys() | self._loose.keys() == self._running.keys()
         assert len(self._offsets) + len(self._loose) == len(self._running)
 
-    def _settle(self, seq: Sequence) -> int:
-        """Brings one up to date; returns the tick."""
-        computed = self.tick - self._offsets[seq]
-        gained = computed - seq.computed
-        if gained:
-            seq.tokens += [self._foresight.token(seq)] * gained
-            seq.computed = computed
-        blocks = -(-(computed + self.flying) // self._size) - len(seq.blocks)
-        if blocks:
-            seq.blocks += self._purse[-blocks:]
-            del self._purse[-blocks:]
-        return self.tick
+    def _settle(self, members: Iterable[tuple[Sequence, int]]) -> None:
+        tick, size, purse = self.tick, self._size, self._purse
+        ahead = size if self.flying else size - 1
+        for seq, offset in members:
+            computed = tick - offset
+            gained = computed - seq.computed
+            if gained:
+                seq.tokens += seq.tokens[-1:] * gained
+                seq.computed = computed
+            blocks = (computed + ahead) // size - len(seq.blocks)
+            if blocks:
+                seq.blocks += purse[-blocks:]
+                del purse[-blocks:]
 
     def _drop(self, seq: Sequence) -> None:
         offset = self._offsets.pop(seq)

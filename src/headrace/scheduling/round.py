@@ -107,7 +107,8 @@ class Round:
         rows = [seq for seq, slice in self.slices.items() if slice.samples and slice.length == 1]
         if self.steady and self._cohort is not None:
             self._cohort.settle()
-            rows += [seq for seq in self._running if seq in self._cohort]
+            decodes = rows[: self._decodes] + [s for s in self._running if s in self._cohort]
+            rows[: self._decodes] = sorted(decodes, key=self._running.__getitem__)
         return rows
 
     def head(self) -> Sequence | None:

@@ -90,12 +90,8 @@ class SimulatedExecutor:
         request = seq.request
         return min(self._lengths[request.id], request.max_tokens) - seq.output_len
 
-    def token(self, seq: Sequence) -> int:
-        """What all of its output tokens are but an end token."""
-        return -3 - 2 * seq.ticket  # private prompts have even numbers
-
     def _sample(self, seq: Sequence) -> Sampled:
         won, request = seq.output_len + 1, seq.request
         if won >= self._lengths[request.id] and won < request.max_tokens:
             return Sampled(END)
-        return Sampled(self.token(seq))
+        return Sampled(-3 - 2 * seq.ticket)  # private prompts have even numbers

@@ -159,7 +159,7 @@ class LiveEngine:
             if engine.has_work:
                 before = engine.steps
                 deltas = engine.step()
-                _book(deltas, answers, time.monotonic() - start)
+                book(deltas, answers, time.monotonic() - start)
                 if engine.steps > before:
                     continue
                 time.sleep(NAP)
@@ -168,7 +168,8 @@ class LiveEngine:
                 time.sleep(max(0.0, wait))
 
 
-def _book(deltas: list[Delta], answers: dict[str, Answer], now: float) -> None:
+def book(deltas: list[Delta], answers: dict[str, Answer], now: float) -> None:
+    """Puts what a step delivered at ``now`` into the answers, by request id."""
     for delta in deltas:
         answer = answers[delta.request_id]
         ended = delta.finish_reason is FinishReason.STOP  # the end token is not delivered

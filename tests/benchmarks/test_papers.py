@@ -13,6 +13,7 @@ import pytest
 from benchmarks.papers import __main__ as papers
 from benchmarks.papers.claim import Figure, Finding, Trial, Verdict, judge
 from benchmarks.papers.hyperparameters import peaks
+from benchmarks.papers.live import FIRST_ID, EndedBy, book
 from benchmarks.papers.load import (
     Answer,
     Ask,
@@ -30,7 +31,10 @@ from benchmarks.papers.program import Options, describe, page
 from benchmarks.papers.setup import Setup
 from benchmarks.papers.simulated import SimulatedEngine
 from benchmarks.papers.vtc_fairness import FAIR_SHARE, FCFS_SHARE
-from headrace.nouns.step import Slice
+from headrace.nouns.delta import Delta, Usage
+from headrace.nouns.request import Request
+from headrace.nouns.sequence import FinishReason, Sequence
+from headrace.nouns.step import Sampled, Slice
 from headrace.nouns.step_cost import StepLoad
 
 QUICK = Options(quick=True, live=False)
@@ -195,6 +199,45 @@ def test_a_simulated_run_gives_every_token_its_time() -> None:
     assert [a.ask.at for a in ran.answers[:2]] == [0.0, 0.0]
     ends = sorted(a.times[-1] for a in ran.answers)
     assert ran.answers[2].ask.at == ends[0]  # sent when the first had been answered
+
+
+def test_a_live_sequence_ends_where_its_script_says() -> None:
+    class Constant:
+        def __init__(self) -> None:
+            self.forgotten: list[Sequence] = []
+
+        def sample(self, logits: object, sequences: list[Sequence]) -> list[Sampled]:
+            return [Sampled(seq.request.prompt[-1]) for seq in sequences]
+
+        def forget(self, sequence: Sequence) -> None:
+            self.forgotten.append(sequence)
+
+    inner, eos = Constant(), 7
+    sampler = EndedBy(inner, {"a": 2, "b": 3}, eos)
+    sequences = [
+        Sequence.of(Request(id=id, prompt=(5, last), max_tokens=9), 0)
+        for id, last in (("a", 200), ("b", eos))
+    ]
+    tokens = []
+    for _ in range(3):
+        chosen = sampler.sample(None, sequences)
+        tokens.append([sampled.token for sampled in chosen])
+        for seq, sampled in zip(sequences, chosen, strict=True):
+            seq.tokens.append(sampled.token)
+    # The model's own end token is replaced by another, the scripted one comes in its place.
+    assert tokens == [[200, FIRST_ID], [eos, FIRST_ID], [eos, eos]]
+    sampler.forget(sequences[0])
+    assert inner.forgotten == sequences[:1]
+
+
+def test_deltas_are_booked_with_their_times() -> None:
+    answers = {"a": Answer(Ask(0.0, 4, 3)), "b": Answer(Ask(0.0, 4, 1))}
+    book([Delta("a", 0, tokens=(1, 2))], answers, 1.5)
+    book([Delta("a", 0, finish_reason=FinishReason.STOP, usage=Usage(4, 3, 2))], answers, 2.0)
+    book([Delta("b", 0, finish_reason=FinishReason.ERROR, error="broken")], answers, 2.5)
+    assert answers["a"].times.tolist() == [1.5, 1.5, 2.0]
+    assert (answers["a"].cached, answers["a"].error) == (2, None)
+    assert (answers["b"].times.tolist(), answers["b"].error) == ([], "broken")
 
 
 def test_slices_of_the_pipeline_weigh_what_the_engines_do() -> None:

@@ -129,6 +129,8 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=1024, help="tokens a step")
     parser.add_argument("--requests", type=int, default=3000)
     parser.add_argument("--repetitions", type=int, default=2)
+    parser.add_argument("--order", default="fcfs")
+    parser.add_argument("--admission", default="watermark")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     options = parser.parse_args()
     shapes = lengths(options.trace, options.requests)
@@ -136,6 +138,7 @@ def main() -> None:
     speeds: list[Speed] = []
     for slots in map(int, options.slots.split(",")):
         spec = make_spec(options.device, options.model, slots, options.budget)
+        spec = replace(spec, order=options.order, admission=options.admission)
         _, totals, _ = timed(shapes, 1e9, spec)
         rate = totals.requests / totals.end
         for load in loads:

@@ -40,10 +40,10 @@ class EngineConfig:
     max_queue: int = 1024
     token_budget: int | None = None
     tpot_target: float | None = None
-    order: str = "fcfs"
+    order: str = "deadline"
     admission: str = "watermark"
     batching: str = "stall-free"
-    preemption: str = "recompute"
+    preemption: str = "least-lost"
     prefix_cache: bool = True
     threads: int | None = None
     watchdog: float = 60.0

@@ -39,10 +39,10 @@ class InstanceSpec:
     num_blocks: int
     limits: Limits
     block_size: int = 16
-    order: str = "fcfs"
+    order: str = "deadline"
     admission: str = "watermark"
     batching: str = "stall-free"
-    preemption: str = "recompute"
+    preemption: str = "least-lost"
     prefix_cache: bool = True
     max_queue: int = 1024
     tenants: Tenants = field(default_factory=Tenants)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from headrace.nouns.errors import ConfigError
 from headrace.nouns.step_cost import StepLoad
 from headrace.scheduling.linear_cost import LinearCost
-from headrace.simulation.fit import FEATURES, fit_cost, non_negative, speed, wander
+from headrace.simulation.fit import FEATURES, fit_cost, speed, wander
 
 PLANTED = LinearCost(
     {"step": 2e-3, "rows[0:4]": 1e-4, "rows[4:16]": 2e-4, "rows[16:64]": 3e-4, "rows[64:]": 1.8e-4,
@@ -109,19 +107,6 @@ def test_steps_of_one_kind_fit_too() -> None:
     assert found.seconds(load) == pytest.approx(0.01)
     assert set(found.errors) == {"decode"}
     assert set(found.coefficients) == {"step", *FEATURES}
-
-
-@settings(max_examples=60)
-@given(st.integers(0, 10_000), st.integers(1, 6))
-def test_non_negative_least_squares(seed: int, columns: int) -> None:
-    """No feasible direction improves the solution (Karush-Kuhn-Tucker)."""
-    rng = np.random.default_rng(seed)
-    matrix, target = rng.normal(size=(30, columns)), rng.normal(size=30)
-    x = non_negative(matrix, target)
-    gradient = matrix.T @ (matrix @ x - target)
-    assert (x >= 0).all()
-    assert gradient[x > 0] == pytest.approx(0, abs=1e-6)
-    assert (gradient[x == 0] > -1e-6).all()
 
 
 def test_speed_is_local() -> None:

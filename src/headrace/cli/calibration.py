@@ -25,7 +25,7 @@ SECONDS = 80.0
 """After so long no further block is begun, if all kinds have been met."""
 LONGEST = 150.0
 """After so long what runs is broken off."""
-TURN = 30.0
+TURN = 40.0
 """Seconds that one turn through all kinds of blocks is meant to take on a slow model."""
 WARM_UP = 16
 QUEUE = 4096

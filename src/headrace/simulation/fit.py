@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from headrace.nouns.errors import ConfigError
 from headrace.nouns.step_cost import StepLoad
@@ -32,11 +33,13 @@ FEATURES = (
     "samples[8:]",
     "decode_pairs",
     "prefill_pairs",
+    "prefill_pairs[400000:]",
     "read",
 )
 """What a step's time is made of: rows through the layers' products, whose price per row falls until
 the processor is busy; sequences, to be planned, laid out and delivered; rows through the output
-matrix and sampling; attention; the state that is read for it."""
+matrix and sampling; attention, dearer where a prompt's state is larger than the processor's near
+caches; the state that is read for it."""
 
 CLIP = 3.0
 """A step that took longer than this times what is predicted was disturbed; it counts as so long."""
@@ -105,7 +108,7 @@ def solve(counts: Array, seconds: Array) -> Array:
     prices = np.zeros(counts.shape[1])
     target, scale, wander = seconds, seconds, np.ones_like(seconds)
     for _ in range(ROUNDS):
-        prices = non_negative(counts / scale[:, None], target / scale)
+        prices = _non_negative(counts / scale[:, None], target / scale)
         scale = np.maximum(counts @ prices, 1e-9)
         wander = speed(scale, seconds)
         target = np.minimum(seconds / wander, CLIP * scale)
@@ -147,36 +150,12 @@ def _faded(values: Array, at: Array) -> Array:
     return np.array(sums)
 
 
-def non_negative(matrix: Array, target: Array) -> Array:
-    """The x >= 0 with the least |matrix x - target|² (Lawson and Hanson 1974, algorithm NNLS)."""
+def _non_negative(matrix: Array, target: Array) -> Array:
+    """The x >= 0 with the least |matrix x - target|², columns brought to one scale first."""
     norms = np.linalg.norm(matrix, axis=0)
-    used = norms > 0
-    scaled = matrix[:, used] / norms[used]
-    gram, toward = scaled.T @ scaled, scaled.T @ target
-    x = np.zeros(len(toward))
-    passive = np.zeros(len(toward), dtype=bool)
-    tolerance = 1e-10 * max(float(np.abs(toward).max(initial=0.0)), 1e-300)
-    for _ in range(10 * len(toward)):
-        gradient = toward - gram @ x
-        gradient[passive] = -np.inf
-        if passive.all() or gradient.max(initial=-np.inf) <= tolerance:
-            break
-        passive[int(np.argmax(gradient))] = True
-        while True:
-            trial = np.zeros(len(toward))
-            inside = gram[np.ix_(passive, passive)]
-            trial[passive] = np.linalg.lstsq(inside, toward[passive], rcond=1e-12)[0]
-            if trial[passive].min(initial=1.0) > 0:
-                break
-            falling = passive & (trial <= 0)
-            step = float(np.min(x[falling] / np.maximum(x[falling] - trial[falling], 1e-300)))
-            x = x + step * (trial - x)
-            passive &= x > 1e-14 * max(float(x.max()), 1e-300)
-            x[~passive] = 0.0
-        x = trial
-    found = np.zeros(matrix.shape[1])
-    found[used] = x / norms[used]
-    return found
+    norms[norms == 0] = 1.0
+    found, _ = nnls(matrix / norms, target)
+    return np.asarray(found / norms)
 
 
 def _matrix(samples: Sequence[Sample], features: Sequence[str]) -> Array:

@@ -12,7 +12,7 @@ from headrace.workloads.job import Job
 
 TOKENS = (100, 40_000)  # ordinary tokens of most vocabularies
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-CONTEXTS = ((1, 3000), (4, 1500), (8, 900), (16, 600), (32, 250), (64, 100))
+CONTEXTS = ((1, 3000), (4, 1500), (8, 900), (16, 600), (16, 1200), (32, 700), (64, 300))
 """Sequences and tokens of context of batches whose attention counts."""
 BUDGETS = (64, 128, 512, 1024, 2048)
 ROOM = 0.8  # of the cache that a block's sequences may fill
@@ -79,14 +79,14 @@ class CalibrationLoad:
     def _loops(self, rng: random.Random) -> Iterator[Block]:
         """A fixed number in flight, of all lengths: prompts beside decodes."""
         for batch in self._batches():
-            sizes = [(self._draw(rng, 8, 400), self._draw(rng, 4, 40))
+            sizes = [(self._draw(rng, 8, 1200), self._draw(rng, 4, 40))
                      for _ in range(batch + max(2, batch // 2))]  # fmt: skip
             yield self._block(rng, sizes, limit=batch)
 
     def _prompts(self, rng: random.Random) -> Iterator[Block]:
         """One prompt after the other, of one output token each."""
-        for most in (64, 1000):
-            sizes = [(self._draw(rng, 2, most), 1) for _ in range(12)]
+        for least, most, count in ((2, 64, 12), (16, 1000, 12), (1000, 4000, 4)):
+            sizes = [(self._draw(rng, least, most), 1) for _ in range(count)]
             yield self._block(rng, sizes, limit=1)
 
     def _budgets(self, rng: random.Random) -> Iterator[Block]:

@@ -96,7 +96,7 @@ def simulated(case: Case, options: Options) -> Trial:
         f"{ours.describe()}; {case.budget} tokens a step, 128 sequences",
         f"{baseline(1).describe()}; the best of {' and '.join(map(str, SIZES))} sequences",
         (
-            Figure("capacity", tuple(ratios), case.paper),
+            Figure(f"capacity, {case.model}, {case.data}", tuple(ratios), case.paper),
             Figure("our capacity", tuple(rates), unit=" requests/s"),
         ),
     )

@@ -79,7 +79,7 @@ def test_directions_that_are_certain(findings: dict[str, Finding]) -> None:
         return figures_of(findings[name])[what].median
 
     assert median("flover_orca", "time until all are served") > 1.5
-    assert median("sarathi_serve", "capacity") > 1.0
+    assert median("sarathi_serve", "capacity, mistral-7b, openchat_sharegpt4") > 1.0
     assert median("sarathi", "bubble time of the median request") > 2.0
     assert median("sarathi", "stages idle, ours") < median("sarathi", "stages idle, baseline")
     assert median("fastgen", "best effective throughput") > 1.0

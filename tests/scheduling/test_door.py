@@ -212,6 +212,24 @@ def test_what_only_its_own_length_delays_a_little_is_let_in() -> None:
     assert refusal.retry_after is not None
 
 
+@pytest.mark.parametrize("now", [0.1, 0.3, 1e3 / 7, 1e6 / 3])
+def test_an_idle_server_refuses_nobody_for_now(now: float) -> None:
+    """Neither by rounding nor by what slow days have taught: nobody would ever get in again."""
+    for slow in (0, 100):
+        door, _ = door_of(budget=16)
+        outlook = door.outlook
+        assert outlook is not None
+        for _ in range(slow):
+            outlook._margin.learn(1.0, 9.0)
+        for looked in (0.0, 0.07, now):
+            outlook.look(looked)
+            for ttft in (0.6, 0.9, 1.0, 1.1, 2.9):  # it takes 1 s
+                request = wanting(ttft=ttft, prompt=list(range(160)), arrival=now)
+                assert door.refusal(request, now) is None
+            deadline = wanting(deadline=now + 0.9, max_tokens=11, arrival=now)
+            assert door.refusal(deadline, now) is None
+
+
 def test_without_predictions_nobody_is_refused_for_a_target() -> None:
     for door, scheduler in (door_of(cost=None), door_of()):
         if door.outlook is not None and scheduler.cost is not None:

@@ -14,6 +14,8 @@ from headrace.scheduling.scheduler import Scheduler
 HOPELESS = 2.0
 """What takes this many times what its target allows, with nobody else there, is out of reach for
 ever: predictions are seldom off by so much."""
+ROUNDING = 1e-6
+"""Seconds by which sums of the same times may differ."""
 
 
 class Cause(Enum):
@@ -129,13 +131,14 @@ class Door:
         found = outlook.prospect(request, now)
         if found is None:
             return None
+        margin = found.margin
         return _out_of_reach(
-            "the first token", first, found.first, found.alone, request
-        ) or _out_of_reach("the answer", last, found.last, found.alone_last, request)
+            "the first token", first, found.first, found.alone, margin, request
+        ) or _out_of_reach("the answer", last, found.last, found.alone_last, margin, request)
 
 
 def _out_of_reach(
-    what: str, allowed: float, predicted: float, alone: float, request: Request
+    what: str, allowed: float, predicted: float, alone: float, margin: float, request: Request
 ) -> Refusal | None:
     """A refusal if ``what`` is wanted sooner than it is predicted; all in seconds."""
     if alone > HOPELESS * allowed:
@@ -145,7 +148,9 @@ def _out_of_reach(
             " less"
         )
         return Refusal(Cause.TARGET, message, None)
-    limit = max(allowed, alone)  # whom only its own length delays need not come again
+    # Whom only its own length delays need not come again. The margin is in ``predicted``, too: a
+    # large one, once learnt, would keep such requests from an idle server for ever.
+    limit = max(allowed, margin * alone + ROUNDING)
     if predicted <= limit:
         return None
     retry = max(1.0, predicted - limit)

@@ -40,12 +40,14 @@ CLOSE = 0.5
 @dataclass(frozen=True, slots=True)
 class Prospect:
     """Seconds to the ``first`` token of a request and to the ``last`` of its answer, if that is a
-    short one of its kind; and the same with nobody else there."""
+    short one of its kind; and the same with nobody else there, for which no ``margin`` is allowed
+    yet: the factor that the first two include."""
 
     first: float
     last: float
     alone: float
     alone_last: float
+    margin: float = 1.0
 
 
 Seen = tuple[Sequence, int, int]
@@ -190,6 +192,7 @@ class Outlook:
                 self._margin.factor * (first + more * replay.decode(job.known, opening)),
                 alone,
                 alone + more * replay.decode(job.known),
+                self._margin.factor,
             )
 
     def first_token(self, request: Request, now: float) -> float | None:

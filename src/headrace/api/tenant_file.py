@@ -16,6 +16,8 @@ from headrace.nouns.tenant import Tenants, Terms
 OTHER = "other"
 """What metrics call all tenants that are not named."""
 WHOLE = ("max_waiting", "max_running", "max_tokens", "priority")
+LARGEST = 2**63
+"""Of whole numbers: TOML has no larger ones."""
 TARGETS = tuple(target.name for target in fields(Targets))
 ENTRIES = ("weight", *WHOLE, *TARGETS)
 
@@ -34,7 +36,7 @@ class TenantFile:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the tenant file {path} cannot be read: {error}") from error
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # endless numbers and lists are no TOML, too
             raise ConfigError(f"the tenant file {path} is not valid TOML: {error}") from None
         try:
             return cls._of(content)
@@ -103,6 +105,8 @@ def _terms(where: str, table: Mapping[str, Any], base: Terms) -> Terms:
         if isinstance(value, bool) or not isinstance(value, allowed):
             kind = "a whole number" if name in WHOLE else "a number"
             raise ConfigError(f"{where}: {name} is {value!r}; it must be {kind}")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ConfigError(f"{where}: {name} is too large; TOML ends at {LARGEST - 1}")
     own = {name: table[name] for name in ("weight", *WHOLE) if name in table}
     aims = {name: float(table[name]) for name in TARGETS if name in table}
     try:

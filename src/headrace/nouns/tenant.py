@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from headrace.nouns.errors import ConfigError
 from headrace.nouns.request import Targets
 
+WEIGHTS = (1e-6, 1e6)
+"""Least and largest: sums of weights, and service divided by them, have to stay exact enough."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
@@ -26,8 +29,11 @@ class Terms:
     targets: Targets = Targets()
 
     def __post_init__(self) -> None:
-        if not 0 < self.weight < float("inf"):
-            raise ConfigError(f"weight is {self.weight}; it must be a number above 0")
+        least, most = WEIGHTS
+        if not least <= self.weight <= most:
+            raise ConfigError(
+                f"weight is {self.weight}; it must be a number from {least:g} to {most:g}"
+            )
         for name in ("max_waiting", "max_running", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

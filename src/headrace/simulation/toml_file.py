@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -34,9 +33,10 @@ class Table:
         value = self._values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigError(f"{self.where}: {key} is {value!r}; it has to be a number")
-        if not (math.isfinite(value) and low <= value <= high):
+        if not low <= value <= high:
+            shown = value if isinstance(value, float) or abs(value) < 1e18 else "too large"
             raise ConfigError(
-                f"{self.where}: {key} is {value}; it has to be from {low:g} to {high:g}"
+                f"{self.where}: {key} is {shown}; it has to be from {low:g} to {high:g}"
             )
         return float(value)
 
@@ -79,5 +79,5 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} has more than {MAX_BYTES} bytes; it is no description")
     try:
         return tomllib.loads(raw.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # endless numbers and lists are no TOML, too
         raise ConfigError(f"{path} is no TOML: {error}") from error

@@ -15,7 +15,7 @@ from headrace.nouns.step_cost import StepLoad
 from headrace.nouns.tenant import Tenants, Terms
 from headrace.scheduling.linear_cost import LinearCost
 from headrace.scheduling.margin import Margin
-from headrace.scheduling.outlook import COLD, ENOUGH, EVERY, HORIZON, Outlook
+from headrace.scheduling.outlook import COLD, ENOUGH, EVERY, HORIZON, KINDS, Outlook
 from headrace.scheduling.place import place
 from headrace.scheduling.registry import BUILT_IN
 from headrace.scheduling.scheduler import NO_TERMS, Scheduler
@@ -271,6 +271,17 @@ def test_what_the_admission_policy_knows_of_lengths_is_taken_over() -> None:
     request = make_request("r", [1], 5000, eos=frozenset([2]))
     assert Outlook(scheduler)._output(request, 0) == 30
     assert Outlook(make_scheduler(cost=COST))._output(request, 0) == COLD
+
+
+def test_ever_new_kinds_of_requests_are_not_all_kept() -> None:
+    """Nobody has to be let in for that, so no end of a sequence empties it."""
+    outlook = Outlook(make_scheduler(cost=COST))
+    everybody = {"tenant": None, "category": None, "lengths": [30] * ENOUGH}
+    outlook._lengths.restore({"classes": [everybody]})
+    for i in range(KINDS + 10):
+        request = make_request("r", [1], 5000, eos=frozenset([2]), category=f"c{i}")
+        assert outlook._output(request, 0) == 30
+    assert len(outlook._expected) <= KINDS
 
 
 def test_what_the_cache_provides_is_taken_off() -> None:

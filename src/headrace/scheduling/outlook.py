@@ -32,6 +32,8 @@ SHORT = 0.25
 """Quantile of an output's length that a deadline has to leave time for."""
 STRIDE = 16
 """Expected lengths are worked out for every 16th token, and anew after 16 more have ended."""
+KINDS = 4096
+"""Kinds of requests whose expected lengths are kept."""
 NEWS = 0.05
 CLOSE = 0.5
 """Predictions of this share of a target and more teach how much to allow for: they matter."""
@@ -256,6 +258,8 @@ class Outlook:
         key = (request.tenant, request.category, request.max_tokens, asked)
         expected = self._expected.get(key)
         if expected is None:
+            if len(self._expected) >= KINDS:  # refused requests may be of ever new ones
+                self._expected.clear()
             lengths = self._lengths.draws(request, asked, SHARES)
             expected = self._expected[key] = max(1, round(sum(lengths) / len(lengths)) - asked)
         return min(most, expected)

@@ -14,6 +14,8 @@ from headrace.scheduling.scheduler import Scheduler
 HOPELESS = 2.0
 """What takes this many times what its target allows, with nobody else there, is out of reach for
 ever: predictions are seldom off by so much."""
+SPARE = 1024
+"""Tenants whose counts may be kept besides those of whom somebody waits."""
 ROUNDING = 1e-6
 """Seconds by which sums of the same times may differ."""
 
@@ -108,6 +110,8 @@ class Door:
     def enter(self, request: Request, now: float) -> None:
         """``request`` is let in."""
         tenant = request.tenant
+        if len(self._entered) >= 2 * self.max_queue + SPARE:
+            self._forget()
         self._entered[tenant] = self._entered.get(tenant, 0) + request.n
         self._all_entered += request.n
         if self.outlook is not None:
@@ -118,6 +122,12 @@ class Door:
         tenant = request.tenant
         self._passed[tenant] = self._passed.get(tenant, 0) + request.n
         self._all_passed += request.n
+
+    def _forget(self) -> None:
+        """Drops tenants of whom nobody is on the way: no other thread looks at their counts."""
+        for tenant, entered in list(self._entered.items()):
+            if entered == self._passed.get(tenant, 0):
+                del self._entered[tenant], self._passed[tenant]
 
     def _late(self, request: Request, now: float) -> Refusal | None:
         targets, outlook = request.targets, self.outlook

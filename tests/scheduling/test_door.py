@@ -238,6 +238,21 @@ def test_without_predictions_nobody_is_refused_for_a_target() -> None:
         assert door.refusal(wanting(ttft=0.001), 0.0) is None
 
 
+def test_ever_new_tenants_leave_nothing_behind() -> None:
+    door, _ = door_of(max_queue=8)
+    waits = make_request("waits", [1], tenant="waits")
+    door.enter(waits, 0.0)
+    for i in range(3000):
+        request = make_request(f"r{i}", [1], tenant=f"t{i}")
+        door.enter(request, 0.0)
+        door.passed(request)
+    assert len(door._entered) < 2000
+    assert len(door._passed) < 2000
+    assert door.pending == 1
+    door.passed(waits)
+    assert door.pending == 0
+
+
 def test_a_refusal_is_an_event() -> None:
     door, scheduler = door_of(sequences=2)
     fill(door, scheduler, 4)

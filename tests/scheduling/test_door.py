@@ -144,7 +144,7 @@ def test_an_answer_that_would_end_too_late() -> None:
     refusal = door.refusal(replace(request, max_tokens=30), 0.0)
     assert refusal is not None
     assert refusal.retry_after is None
-    assert "the answer is wanted within 1 s and takes about 3 s" in refusal.message
+    assert "the answer is wanted within 1 s from now and takes about 3 s" in refusal.message
     assert door.refusal(replace(request, max_tokens=30, eos_ids=frozenset([0])), 0.0) is None
 
 

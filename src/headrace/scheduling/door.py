@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from math import inf
+from math import ceil, inf
 
 from headrace.nouns.event import Event, Kind
 from headrace.nouns.request import Request
@@ -103,7 +103,8 @@ class Door:
         retry = 1.0 if wait is None else max(1.0, wait)
         holds = "the queue holds" if not who else "it may have"
         message = (
-            f"{waiting} sequences{who} wait already and {holds} {most}; try again in {retry:.0f} s"
+            f"{waiting} sequences{who} wait already and {holds} {most};"
+            f" try again in {ceil(retry)} s"
         )
         return Refusal(cause, message, retry)
 
@@ -153,9 +154,9 @@ def _out_of_reach(
     """A refusal if ``what`` is wanted sooner than it is predicted; all in seconds."""
     if alone > HOPELESS * allowed:
         message = (
-            f"{what} is wanted within {allowed:.3g} s and takes about {alone:.2g} s even with"
-            f" nobody else here ({len(request.prompt)} prompt tokens); raise the target or ask for"
-            " less"
+            f"{what} is wanted within {allowed:.3g} s from now and takes about {alone:.2g} s"
+            f" even with nobody else here ({len(request.prompt)} prompt tokens); raise the target"
+            " or ask for less"
         )
         return Refusal(Cause.TARGET, message, None)
     # Whom only its own length delays need not come again. The margin is in ``predicted``, too: a
@@ -166,6 +167,6 @@ def _out_of_reach(
     retry = max(1.0, predicted - limit)
     message = (
         f"{what} is wanted within {allowed:.3g} s and would take about {predicted:.2g} s now; try"
-        f" again in {retry:.0f} s or raise the target"
+        f" again in {ceil(retry)} s or raise the target"
     )
     return Refusal(Cause.TARGET, message, retry)

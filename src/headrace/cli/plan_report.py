@@ -154,7 +154,7 @@ def _table(found: dict[str, Any]) -> Table:
 
 def _row(candidate: dict[str, Any], trial: dict[str, Any] | None) -> list[str]:
     if trial is None:
-        return [candidate["device"], "none", candidate["policy"], *["-"] * 7]
+        return [candidate["device"], "untried", candidate["policy"], *["-"] * 7]
     price = candidate["dollars_per_hour_each"]
     met = candidate["instances"] is not None
     return [

@@ -117,7 +117,8 @@ class PlanSearch:
             cheaper = math.ceil(best.price / candidate.each) - 1  # so many cost less than the best
             if cheaper < low:
                 candidate.left_out = (
-                    f"{low} or more are needed, {low * candidate.each:.2f} dollars an hour or more"
+                    f"at least {low} needed, {low * candidate.each:.2f} dollars an hour: dearer"
+                    " than what was found"
                 )
                 return
             high = min(high, cheaper)
@@ -161,7 +162,8 @@ class PlanSearch:
             return known[0]
         assert candidate.engine is not None
         engine = setting.put(candidate.engine)
-        self.report(f"{candidate.choice}, {count} instances, {candidate.policy}, {setting}")
+        instances = "1 instance" if count == 1 else f"{count} instances"
+        self.report(f"{candidate.choice}, {instances}, {candidate.policy}, {setting}")
         choice = replace(candidate.choice, count=count)
         fleet = SimulatedFleet((choice,), (engine,), self.seed)
         run = SimulationRun(fleet, candidate.config, self.router, self.targets.slo, self.seed)

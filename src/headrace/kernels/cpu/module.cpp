@@ -17,6 +17,8 @@ using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::
 
 NB_MODULE(_cpu, m) {
     m.doc() = "Operators and probes in C++ for CPUs.";
+    // An interpreter that ends with an engine still loaded leaves its weights to the system.
+    nanobind::set_leak_warnings(false);
 
     m.def("cpu_features", &headrace::cpu_features,
           "Instruction sets that processor and operating system offer, named as in /proc/cpuinfo.");

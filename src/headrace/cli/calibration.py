@@ -41,7 +41,7 @@ class Calibration:
     ``cost`` predicts its steps, ``errors`` says how well, by phase, cross-validated. The engine has
     ``num_blocks`` cache blocks of ``block_size`` tokens, plans within ``limits``, and takes
     sequences of up to ``max_context`` tokens. ``date`` is the day of the measurement, ``steps``
-    were measured.
+    were measured, ``disturbed`` by other programs or not.
     """
 
     model: str
@@ -53,6 +53,7 @@ class Calibration:
     max_context: int
     date: str
     steps: int
+    disturbed: bool = False
 
     @property
     def errors(self) -> dict[str, CostError]:
@@ -88,6 +89,7 @@ def calibrated_cost(config: EngineConfig, report: Report, *, again: bool = False
             max_context=built.model.max_context,
             date=kept.date,
             steps=kept.steps,
+            disturbed=kept.disturbed,
         )
 
 

@@ -189,12 +189,17 @@ def measured_engine(config: EngineConfig, report: Callable[[str], None]) -> Simu
 
     found = calibrated_cost(config, report)
     errors = "; ".join(f"{phase} {error}" for phase, error in found.errors.items())
-    notes = (
+    notes: tuple[str, ...] = (
         f"this: {found.model} ({found.weights}), step times measured on {found.date} over"
         f" {found.steps} steps; error of {errors}",
         f"this: {found.num_blocks * found.block_size:,} tokens of cache; token budget"
         f" {found.limits.token_budget}",
     )
+    if found.disturbed:
+        notes += (
+            "this: other programs ran while step times were measured, so these figures are off;"
+            " such a measurement is kept for the day only, then it is taken again",
+        )
     spec = instance_spec(config, found.cost, found.num_blocks, found.limits.token_budget)
     spec = replace(spec, limits=found.limits, block_size=found.block_size)
     return SimulatedEngine("this machine", spec, found.max_context, None, notes)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from headrace.cli import calibration, simulation_run
+from headrace.cli import calibration, simulated_engine, simulation_run
 from headrace.cli.bench_load import LoadOptions, Vocabulary
 from headrace.cli.simulated_engine import mixed_load
 from headrace.cli.simulated_fleet import DeviceChoice, SimulatedFleet
@@ -355,3 +356,17 @@ def test_failures_and_refusals_have_the_codes_of_a_server() -> None:
     refused = Served(arrival, 1.0, refusal="3 wait already", code="queue_full")
     assert record_of(failed).error == "instance_failed"
     assert (record_of(refused).error, record_of(refused).detail) == ("queue_full", "3 wait already")
+
+
+def test_a_measurement_among_other_programs_is_said_to_be_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def disturbed(config: EngineConfig, report: Any) -> calibration.Calibration:
+        return replace(this_machine(config, report), disturbed=True)
+
+    monkeypatch.setattr(calibration, "calibrated_cost", this_machine)
+    quiet = simulated_engine.measured_engine(EngineConfig(), lambda line: None)
+    monkeypatch.setattr(calibration, "calibrated_cost", disturbed)
+    loud = simulated_engine.measured_engine(EngineConfig(), lambda line: None)
+    assert "other programs ran" not in " ".join(quiet.notes)
+    assert "other programs ran" in " ".join(loud.notes)

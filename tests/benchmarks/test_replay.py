@@ -111,10 +111,10 @@ def test_good_is_answered_inside_both_targets() -> None:
 
 def test_the_page_has_a_row_for_each_policy() -> None:
     scores = [
-        Score(policy, traffic, 2.0, 1.0, 1.5, 1.4 if traffic == "conversation" else None)
+        Score(policy, traffic, 2.0, 1.0, 1.5, 0.5, 1.4 if traffic == "conversation" else None)
         for policy in ("default", "fcfs")
         for traffic in ("conversation", "code")
     ]
     text = page(scores, "About.", "plot.svg")
-    assert "| default | 1.00 | 1.50 | 1.40 | 1.00 | 1.50 |" in text
+    assert "| default | 1.00 | 1.50 | 0.50 | 1.40 | 1.00 | 1.50 | 0.50 |" in text
     assert "| fcfs |" in text

@@ -38,8 +38,7 @@ def waits(order: OrderPolicy) -> list[float]:
     policies = Policies(order, *rest, create("preemption", "recompute"))
     memory = SequenceMemory(num_blocks=4096, block_size=16)
     scheduler = Scheduler(memory, policies, Limits(256, 512, 64), lambda event: None)
-    lengths = [500 if i % 2 == 0 else 20 for i in range(64)]
-    prompts = [((i,) * length, i / 16) for i, length in enumerate(lengths)]
+    prompts = [((i,) * (20 if i % 2 else 500), i / 16) for i in range(64)]
     late = [Request(id=f"{at}", prompt=p, max_tokens=8, arrival=at) for p, at in prompts]
     now, started = 0.0, list[Sequence]()
     while late or scheduler.has_work:

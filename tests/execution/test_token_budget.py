@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,7 +81,7 @@ class Counting(LocalExecutor):
 
     def collect(self) -> StepResult:
         found = super().collect()
-        return replace(found, elapsed=self._said(self.steps[-1], len(self.steps)))
+        return found._replace(elapsed=self._said(self.steps[-1], len(self.steps)))
 
 
 def steady(rows: int, number: int) -> float:

@@ -112,7 +112,8 @@ def page(findings: Iterable[Finding]) -> str:
         " paper's gain on, a bound in every repeat; of several trials one is enough). Partly: some"
         " are, or all are better than the baseline's in every repeat, but by less. Simulated trials"
         " run the engine's own scheduler on a virtual clock, with an analytic model of the paper's"
-        " hardware.",
+        " hardware. Where a text speaks of a live trial that is not listed, it was seen on a busy"
+        " machine only; the program runs it.",
         "",
         "| claim | paper | ours | verdict |",
         "|---|---|---|---|",

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,14 +41,14 @@ class Peer(Protocol):
         ...
 
 
-class LogitsPeer:
+class LogitsPeer(ABC):
     """A peer that shows logits: ``begin`` a sequence [tokens, V], ``extend`` it by a token [V]."""
 
-    def begin(self, tokens: Sequence[int]) -> Logits:
-        raise NotImplementedError
+    @abstractmethod
+    def begin(self, tokens: Sequence[int]) -> Logits: ...
 
-    def extend(self, token: int) -> Logits:
-        raise NotImplementedError
+    @abstractmethod
+    def extend(self, token: int) -> Logits: ...
 
     def score(self, window: Sequence[int]) -> tuple[float, list[int]]:
         return score([self.begin(window)], window)

@@ -21,6 +21,7 @@ from headrace.cli.options import (
     UrlOption,
     with_engine_options,
 )
+from headrace.cli.report_output import print_report
 from headrace.nouns.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def bench(
     from headrace.cli.bench_load import LoadOptions
     from headrace.execution.perfetto import check_trace_path
     from headrace.workloads.plots import check_plot_path, write_plot
+    from headrace.workloads.report import render
     from headrace.workloads.slo import NO_TARGETS, Slo
 
     options = LoadOptions(workload, trace, tokens, rate, concurrency, requests, seed or 0)
@@ -145,7 +147,9 @@ def bench(
         report = _over_http(plan, model, source, api_key_file, stream, ceiling)
     else:
         report, found = _in_process(plan, engine, model, profile)
-    _print(report, as_json)  # first: what was measured must not be lost with a full disk
+    print_report(
+        report, as_json, render
+    )  # first: what was measured must not be lost with a full disk
     if plot is not None:
         write_plot(report, plot)
         services.say(f"drew {plot}")
@@ -375,20 +379,3 @@ def _profile_json(found: Any) -> dict[str, Any]:
         "limit_share": found.limit / found.elapsed if found.elapsed else None,
         "operators": rows,
     }
-
-
-def _print(report: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        import json
-
-        typer.echo(json.dumps(report, indent=1))
-        return
-    from rich.console import Console
-
-    from headrace.workloads.report import WIDTH, render
-
-    console = Console()
-    console.width = max(console.width, WIDTH)
-    console.print(f"[bold]{report['about']['endpoint']}[/bold]", highlight=False)
-    for item in render(report):
-        console.print(item, highlight=False)

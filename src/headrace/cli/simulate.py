@@ -17,6 +17,7 @@ from headrace.cli.options import (
     SeedOption,
     with_engine_options,
 )
+from headrace.cli.report_output import print_report
 
 if TYPE_CHECKING:
     from headrace.engine.config import EngineConfig
@@ -107,6 +108,7 @@ def simulate(
     from headrace.cli.simulated_fleet import SimulatedFleet
     from headrace.cli.simulated_load import SimulatedLoadOptions
     from headrace.cli.simulation_run import SimulationRun, parse_window
+    from headrace.cli.simulation_tables import render
     from headrace.simulation.routers import registry
     from headrace.workloads.plots import check_plot_path, write_plot
     from headrace.workloads.slo import NO_TARGETS, Slo
@@ -122,7 +124,7 @@ def simulate(
     loads = options.loads(fleet.max_context, config.tenants.terms("default").targets)
     run = SimulationRun(fleet, config, router, targets, seed or 0)
     report = run.report(loads, window)
-    print_report(report, as_json)
+    print_report(report, as_json, render)
     if plot is not None:
         write_plot(report, plot)
         services.say(f"drew {plot}")
@@ -137,21 +139,3 @@ def with_tenants(config: EngineConfig, path: Path | None) -> EngineConfig:
     from headrace.api.keys import read
 
     return replace(config, tenants=read(path).tenants)
-
-
-def print_report(report: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        import json
-
-        typer.echo(json.dumps(report, indent=1))
-        return
-    from rich.console import Console
-
-    from headrace.cli.simulation_tables import render
-    from headrace.workloads.report import WIDTH
-
-    console = Console()
-    console.width = max(console.width, WIDTH)
-    console.print(f"[bold]{report['about']['endpoint']}[/bold]", highlight=False)
-    for item in render(report):
-        console.print(item, highlight=False)
